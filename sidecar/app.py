@@ -46,14 +46,14 @@ from sidecar.usage.anomalies import AnomalyDetector
 from sidecar.usage.recorder import Usage
 
 REHASH_SECONDS = 2.0
-"""How often keys in use that have an older kind of hash get the newest kind."""
+"""How often keys in use with an outdated hash are rehashed."""
 STREAM_CHECK_SECONDS = 3.0
 PROBE_SECONDS = 5
 """How often the keys of streams and tunnels older than this are checked: these end within 10 seconds."""
 
 CLOCK: Final = SystemClock()
 REMEMBERS: Final = "SIDECAR_KNOWN_REQUESTS"
-"""Variable of the environment, for tests: with `off`, no request is known by its bytes."""
+"""Environment variable for tests: with `off`, no request takes the shorter path."""
 
 _log = logging.getLogger(__name__)
 
@@ -103,15 +103,15 @@ class App:
 
     @property
     def workers(self) -> Workers | None:
-        """None where this process serves the data listener itself."""
+        """None if this process serves the data listener itself."""
         return self._parts.workers
 
     def draining(self, *, at_once: bool = False) -> str:
         """What `drain` is about to do, in words."""
         rules = self._parts.serving.config.drain
         delay = self._parts.drainer.delay_left(rules)
-        told = "" if at_once else f"not ready from now on, new connections for {delay:.3g} s, "
-        return f"{told}requests that have begun for up to {rules.timeout:g} s"
+        notice = "" if at_once else f"not ready from now on, new connections for {delay:.3g} s, "
+        return f"{notice}requests that have begun for up to {rules.timeout:g} s"
 
     async def drain(self, *, at_once: bool = False) -> None:
         """Shut down in order: notify load balancers first (unless `at_once`), then finish the requests in progress."""
@@ -130,11 +130,11 @@ async def running(
     log_dropped: Callable[[], int] = int,
     control: Control | None = None,
 ) -> AsyncIterator[App]:
-    """A sidecar, from its start to its end. Raises StartError at the start, and then leaves nothing open.
+    """A sidecar, from its start to its end. Raises StartError at the start, leaving nothing open.
 
     read_again: reads the configuration again, or raises ConfigError; None if it is never reloaded.
     log_dropped: how many lines of the log on stderr were dropped.
-    control: of a process that leaves the data listener to workers.
+    control: for a process that leaves the data listener to workers.
     What is entered last is left first: listeners, then the loops that write, then the store.
     """
     async with AsyncExitStack() as stack:
@@ -180,7 +180,7 @@ def _serving(
 async def _parts_of(
     config: Config, stack: AsyncExitStack, control: Control | None = None, worker: Common | None = None
 ) -> Parts:
-    """worker: of a worker, which leaves to the control process what is to be done once."""
+    """worker: for a worker, which leaves tasks that run once to the control process."""
     common = worker if control is None else control.common
     metrics, usage = Metrics(), Usage(clock=CLOCK)
     memory = MemoryLimiter(max_entries=config.limiter.entries) if common is None else common.limiter
@@ -333,7 +333,7 @@ async def _listen_for_admin(
     parts: Parts, addresses: Sequence[Address], *, clients: Sequence[Address], reloads: Reloads | None
 ) -> Sequence[Address]:
     """clients: the addresses of the data listener."""
-    # Its libraries are for those who use it.
+    # Imported here, because only users of the admin listener need its libraries.
     from sidecar.runtime.admin import Process, administration
 
     started = CLOCK.seconds()
@@ -376,7 +376,7 @@ def _watch(
 
 
 def _reconfigure_of(parts: Parts, forward_auth: DecisionServer | None) -> Callable[[Config], Awaitable[Sequence[str]]]:
-    """Applies a new configuration to every part, in this order; gives the options that wait for a restart.
+    """Applies a new configuration to every part, in this order. Returns the options that need a restart.
 
     Only the first two can refuse it (StartError), and then nothing has changed. Nothing is awaited after them, so that
     no request sees a part of a configuration.

@@ -143,7 +143,7 @@ LONGEST_SECONDS: Final = 12 * 3600
 _MAX_SESSIONS: Final = 1_000
 """One more ends the oldest session."""
 _MAX_SESSIONS_PER_TOKEN: Final = 50
-"""So that nobody can end the sessions of others by signing in again and again."""
+"""So that nobody can end others' sessions by signing in repeatedly."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -183,7 +183,7 @@ class Sessions:
         return session_id
 
     def find(self, session_id: str, *, used: bool = True) -> Session | None:
-        """The session, whose idle time starts again where it is `used`; None for one that is unknown or over."""
+        """The session, whose idle time restarts if it is `used`; None if it is unknown or over."""
         session, now = self._sessions.get(session_id), self._clock.seconds()
         if session is None:
             return None

@@ -36,7 +36,7 @@ class LoginPolicy:
     """How people sign in with a browser, which the web pages add to the API.
 
     open: method and path of the requests that need no credential (signing in). session: the digest of the admin token
-    that started the request's session, or None without a session. problem_page: the response to a browser in place of
+    that started the request's session, or None without a session. problem_page: the response to a browser instead of
     problem details; it keeps the status, which is never a success.
     """
 
@@ -47,7 +47,7 @@ class LoginPolicy:
 
 LOGIN: Final = web.AppKey("login", LoginPolicy)
 PROXIES: Final = web.AppKey[Callable[[], TrustedProxies]]("proxies")
-"""Those whose forwarding header is believed, in the configuration in force."""
+"""Peers whose forwarding header is trusted, in the current configuration."""
 
 
 def client_address(request: web.Request) -> str:
@@ -85,7 +85,7 @@ async def _problems_to_responses(request: web.Request, handler: Handler) -> web.
     except StoreUnavailable as error:
         return await _response_to(request, store_unavailable(error))
     except Exception as error:
-        # A bug ends this request only. The exception's message may hold a secret, so it is not logged.
+        # A bug only ends this request. The exception's message may contain a secret, so it is not logged.
         _log.error("an admin request failed: %s in %s", type(error).__name__, _place(error))
         return await _response_to(request, Problem(500, "internal", "internal error; the log has the details"))
 

@@ -1,4 +1,4 @@
-"""The policy in force, for an administrator: the outcomes of the requests of each route, and the keys that reach it."""
+"""The current policy, for an administrator: the outcomes of each route's requests, and the keys that reach it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from sidecar.keys.records import COLUMNS, key_of
 from sidecar.telemetry.reloads import ConfigProblem, RefusedConfig
 from sidecar.usage.recorder import DAY, HOUR, UsageFilter, UsageRow, observed_reason
 
-# What came of requests.
+# Outcomes of requests.
 
 Outcome = Literal["allowed", "malformed", "credential", "permission", "quota", "fault"]
 """Refusals by cause: the request, the credential, the rights of the key, or its quota."""
@@ -29,7 +29,7 @@ REFUSALS: Final[tuple[Outcome, ...]] = ("credential", "permission", "quota", "ma
 _STATUSES: Final[Mapping[int, Outcome]] = {401: "credential", 403: "permission", 429: "quota"}
 _REASONS: Final = {reason.value: reason for reason in Reason}
 _UNSUPPORTED: Final = 501
-"""`unsupported_coding` is the client's fault, too."""
+"""`unsupported_coding` is also the client's fault."""
 
 
 def outcome_of(reason: str) -> Outcome:
@@ -51,7 +51,7 @@ class Outcomes:
     """The part of `allowed` to which the service itself responded with 5xx."""
     denied: Counter[str] = field(default_factory=Counter)
     would_deny: Counter[str] = field(default_factory=Counter)
-    """Those of `allowed` that would have been refused, were their refusal not only observed, by reason."""
+    """The part of `allowed` that would have been refused if it were not only observed, by reason."""
 
     def count(self, outcome: Outcome) -> int:
         if outcome == "allowed":
@@ -108,7 +108,7 @@ def last_day(now: int) -> UsageFilter:
 
 
 def policy_routes(config: Config) -> Sequence[Route]:
-    """The routes of the file, in its order, and last the requests that match no route."""
+    """The routes in the order of the file, and at the end the unmatched requests."""
     return (*config.routes, config.unmatched)
 
 
@@ -185,7 +185,7 @@ class Reach:
 
 
 def audience(route: Route) -> Audience:
-    """Whom a route lets pass: everybody, nobody, only requests without a key, or the keys that `reach` finds."""
+    """Who may pass a route: everybody, nobody, only requests without a key, or the keys that `reach` finds."""
     policy = route.policy
     if policy.deny or (route.name == NO_ROUTE and not policy.pass_through):
         return "nobody"
@@ -208,7 +208,7 @@ async def reach(
 
 
 class _Found:
-    """Reads rows of COLUMNS: making a key of each would take most of the time."""
+    """Reads rows of COLUMNS: turning each into a key would take most of the time."""
 
     def __init__(self, config: Config, policy: Policy, *, limit: int) -> None:
         self._config, self._policy, self._limit = config, policy, limit
@@ -220,7 +220,7 @@ class _Found:
         self._last: str | None = None
 
     def look_at(self, rows: Sequence[Sequence[Any]]) -> bool:
-        """Whether there is room for more of them."""
+        """Searches these keys, up to the limit. Returns whether it searched all of them."""
         room = MOST_KEYS - self._looked_at
         for row in rows[:room]:
             if self._opens(row):
@@ -263,7 +263,7 @@ class _Found:
         )
 
 
-# The configuration, in force and refused.
+# The current and the refused configuration.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +271,7 @@ class ConfigState:
     """The configuration in force since `since` (Unix seconds), and the one that was refused or needs a restart."""
 
     path: str | None
-    """None for an administrator of one tenant, who learns no names of files."""
+    """None for an administrator of one tenant, who may not see file names."""
     sha256: str
     since: float
     needs_restart: Sequence[str]

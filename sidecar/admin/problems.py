@@ -38,7 +38,7 @@ def pointer_of(path: Iterable[str]) -> str:
 class Problem(Exception):
     """The request is not carried out. The middleware turns this into problem details or into a page.
 
-    code: a machine code that stays the same. detail: for people; it holds nothing secret.
+    code: a stable machine code. detail: for people; contains nothing secret.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ def unknown_key() -> Problem:
 
 
 def unknown_request() -> Problem:
-    """404 for an id of no request that was refused lately, and for one of another tenant's key."""
+    """404 for an id without a recent refusal, and for one of another tenant's key."""
     detail = "none of the newest refusals of this process has this request id: sidecar why ID looks in the access log"
     return Problem(404, "unknown_request", detail)
 

@@ -66,25 +66,25 @@ class AdminDependencies:
     rules: Callable[[], KeyRules]
     gate_of: Callable[[KeyFinder, Limiter], Gate]
     limiter: Limiter
-    """Is read only: nothing is taken from a quota."""
+    """Only read: nothing is taken from a quota."""
     running: Running
     clock: Clock
     randbelow: Callable[[int], int]
     """As `secrets.randbelow`."""
     key_file: KeyFile | None = None
-    """None where keys can be changed."""
+    """None if keys can be changed."""
 
 
 DUE_WITHIN_SECONDS: Final = 14 * 86_400
 _PAGE_SIZE: Final = 50
 _MAX_NAMESAKES: Final = 50
 _MAX_NAMED: Final = 500
-"""The audit is searched by name for the changes of at most this many keys, the newest."""
+"""A search of the audit by name covers at most this many keys, the newest."""
 _MOST_COUNTED: Final = 10_001
 MOST_AT_ONCE: Final = 1_000
-"""Keys that are changed together: other writers wait meanwhile."""
+"""Most keys that are changed together: other writers wait meanwhile."""
 _STREAMED: Final = 500
-"""Keys that are read at a time where there may be many."""
+"""Keys that are read at a time if there may be many."""
 _MICROSECONDS: Final = 1_000_000
 
 
@@ -123,7 +123,7 @@ class AdminReader:
 
     @property
     def reads_file(self) -> bool:
-        """Whether keys are those of a file, and nothing here changes them."""
+        """Whether keys come from a file, so that they cannot be changed here."""
         return self._dependencies.key_file is not None
 
     @property
@@ -134,7 +134,7 @@ class AdminReader:
     async def list(self, wanted: KeyFilter) -> Page:
         """At most `wanted.limit` keys; none of a tenant that the administrator may not see.
 
-        There are none after a key that it may not see, either: how many are older would reveal that key's age.
+        Nor any after a key that it may not see: how many are older would reveal that key's age.
         """
         limit = wanted.limit or _PAGE_SIZE
         found = [key_of(row) for row in await self.rows(replace(wanted, limit=limit + 1))]
@@ -142,13 +142,13 @@ class AdminReader:
         return Page(keys=found[:limit], next=following)
 
     async def rows(self, wanted: KeyFilter) -> Sequence[Sequence[Any]]:
-        """The same keys as rows of COLUMNS (`keys.records`), for those who look at many."""
+        """The same keys as rows of COLUMNS (`keys.records`), for callers that read many."""
         if not (wanted.tenant is None or self.admin.sees(wanted.tenant)) or not await self._sees_key(wanted.after):
             return ()
         return await self._dependencies.keys.rows(replace(wanted, tenant=self.admin.tenant or wanted.tenant))
 
     async def pages(self, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
-        """All keys of `list`, some at a time."""
+        """All keys of `list`, in batches."""
         while True:
             page = await self.list(replace(wanted, limit=_STREAMED))
             yield page.keys
@@ -157,9 +157,9 @@ class AdminReader:
             wanted = after_cursor(wanted, page.next)
 
     async def open_to(self, action: ManyAction, wanted: KeyFilter | Iterable[str]) -> Sequence[ApiKey]:
-        """Those keys, of a filter or with these ids, that the action would change.
+        """The keys, selected by filter or ids, that the action would change.
 
-        Raises Problem 404 where an id is unknown, and 409 for more than `MOST_AT_ONCE`.
+        Raises Problem 404 if an id is unknown, and 409 for more than `MOST_AT_ONCE`.
         """
         found: list[ApiKey] = []
         async for page in self.pages(wanted) if isinstance(wanted, KeyFilter) else self._with_ids(wanted):
@@ -196,7 +196,7 @@ class AdminReader:
     async def audit(self, wanted: AuditFilter, *, key_name: str | None = None) -> Sequence[AuditRow]:
         """Audit rows, the newest first, of tenants that the administrator may see.
 
-        key_name: only of keys with this name now, searched for as in the list of keys.
+        key_name: only for keys that have this name now, searched as in the list of keys.
         """
         if not (wanted.tenant is None or self.admin.sees(wanted.tenant)):
             return ()
@@ -215,7 +215,7 @@ class AdminReader:
         return await self._dependencies.usage.counts(replace(wanted, key_id=key_id, tenant=self.admin.tenant))
 
     async def scope_use(self, key: ApiKey) -> ScopeUse:
-        """What the key needed of its scopes in the last 90 days."""
+        """Which of its scopes the key needed in the last 90 days."""
         file = self._dependencies.key_file
         kept = file is None or file.keeps_usage
         return await scope_use(self._dependencies.usage, self.config, key, now=self.now, kept=kept)
@@ -225,7 +225,7 @@ class AdminReader:
         return await self._dependencies.anomalies.newest(limit=limit, tenant=self.admin.tenant)
 
     def refusals(self, wanted: RefusalFilter) -> Sequence[Refusal]:
-        """Of the newest refusals, those that fit and that the administrator may see, the newest first."""
+        """The matching newest refusals that the administrator may see, the newest first."""
         newest = self._dependencies.running.refusals.newest()
         return [one for one in newest if wanted.fits(one) and self.admin.sees(one.tenant)][: wanted.limit]
 
@@ -298,13 +298,13 @@ class AdminReader:
         found = await self._by_secret(secret) if secret else await self._by_name(key) if key else None
         question = Question(method=method, target=target, key=found, secret=secret)
         dependencies = self._dependencies
-        told = await explain(
+        explanation = await explain(
             question, self.config, dependencies.gate_of, dependencies.limiter, randbelow=dependencies.randbelow
         )
-        if self.admin.tenant is None or told.decision.route is None:
-            return replace(told, lines=self._shown(told.lines))
-        decision = structs.replace(told.decision, route=self.shown_route(told.decision.route))
-        return replace(told, decision=decision, lines=self._shown(told.lines))
+        if self.admin.tenant is None or explanation.decision.route is None:
+            return replace(explanation, lines=self._shown(explanation.lines))
+        decision = structs.replace(explanation.decision, route=self.shown_route(explanation.decision.route))
+        return replace(explanation, decision=decision, lines=self._shown(explanation.lines))
 
     async def _by_secret(self, secret: Secret) -> ApiKey | None:
         found = await self._dependencies.lifecycle().find_by_secret(secret.text)

@@ -29,7 +29,7 @@ _MICROSECONDS: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """Where to ask. Times in Unix seconds.
+    """Access to the running process. Times in Unix seconds.
 
     counts_by_reason: since `since`. counts_by_route: the same by route, where the empty reason has all requests.
     observed_by_route: of these, the ones that went on only because their refusal is observed, by reason.
@@ -48,18 +48,18 @@ class Running:
     remarks: Callable[[], Sequence[str]]
     config_since: Callable[[], float]
     reloads: Reloads | None
-    """None where the configuration is never read again."""
+    """None if the configuration is never reloaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFile:
-    """The file that keys are read from, and whether their use and changes are kept anywhere."""
+    """The file that keys are read from, and whether their use and changes are stored."""
 
     path: str
     keeps_usage: bool
 
     def refusal(self, admin: Admin) -> str:
-        """Why no key can be changed. An administrator of one tenant learns no names of files."""
+        """Why no key can be changed. An administrator of one tenant may not see file names."""
         file = f"the file {self.path}" if admin.tenant is None else "a file"
         return f"the keys come from {file}, which is read-only here: change the file"
 
@@ -76,20 +76,20 @@ class Health:
     remarks: Sequence[str]
     config_since: float
     upstream_failed: Refusal | None
-    """The newest request that was not served for the upstream's fault, since the start."""
+    """The newest request since the start that the upstream failed to serve."""
 
     @property
     def ready(self) -> bool:
         return not self.problems
 
     def of(self, part: str) -> str:
-        """What is wrong with `config` or `store`; empty where nothing is."""
+        """What is wrong with `config` or `store`; empty if nothing is."""
         lines = (line.partition(": ") for line in (*self.problems, *self.remarks))
         return "; ".join(text for name, _, text in lines if name == part)
 
 
 async def health_of(running: Running, admin: Admin) -> Health:
-    """An administrator of one tenant learns neither files and hosts of the sidecar nor requests of others."""
+    """An administrator of one tenant sees neither files and hosts of the sidecar nor requests of others."""
     problems, remarks = await running.problems(), running.remarks()
     failed = running.refusals.upstream_failure()
     if admin.tenant is not None:
@@ -108,15 +108,15 @@ def _without_request(refusal: Refusal) -> Refusal:
     )
 
 
-# Refusals, each with its decision as it was and as it would be today.
+# Refusals, each with its past decision and today's.
 
 MOST_PAST: Final = 20
-"""Refusals of one id that are decided on again: a client may send the same id with every request."""
+"""Most refusals of one id that are decided again: a client may send the same id with every request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastRefusal:
-    """A refusal, and the decision that it came of."""
+    """A refusal, and the decision that caused it."""
 
     refusal: Refusal
     decision: PastDecision
@@ -141,12 +141,12 @@ async def past_refusals(
             randbelow=randbelow,
         )
         found.append(PastRefusal(refusal=one, decision=decision))
-        await asyncio.sleep(0)  # Requests go on meanwhile: each decision takes a new gate.
+        await asyncio.sleep(0)  # Let requests continue: each decision makes a new gate.
     return found
 
 
 def _record(refusal: Refusal) -> RecordedRequest:
-    """As recorded in a line of the access log."""
+    """The refusal in the form of a line of the access log."""
     return RecordedRequest(
         time=rfc3339(refusal.at),
         request_id=refusal.request_id,
@@ -175,9 +175,9 @@ def _record(refusal: Refusal) -> RecordedRequest:
 # What is left of quotas.
 
 NEARLY: Final = 0.8
-"""Used part of a limit from which on it is nearly used up."""
+"""The used share from which a limit is nearly used up."""
 _MOST_CANDIDATES: Final = 200
-"""Keys of each kind that are looked at for that."""
+"""Keys of each kind that are checked for that."""
 _KEYS_OF_A_TENANT: Final = 5
 """The latest used ones, whose plans and limits say what the tenant's limit is; of an environment alike."""
 
@@ -228,7 +228,7 @@ class QuotaReader:
         return list(found.values())
 
     async def nearly_used_up(self, admin: Admin) -> Sequence[NearlyUsedUp]:
-        """Quotas of which most is used, or which have refused a key and are not whole again; the fullest first."""
+        """Quotas that are mostly used, or that refused a key and have not been restored; the fullest first."""
         found = dict[tuple[str | None, ...], NearlyUsedUp]()
         for key in await self._candidates():
             for usage in await self.of(key) if admin.sees(key.tenant) else ():
@@ -239,7 +239,7 @@ class QuotaReader:
         return sorted(found.values(), key=lambda one: -one.usage.used_share)
 
     async def _candidates(self) -> Sequence[ApiKey]:
-        """Keys with whatever limits, of which there may be many more."""
+        """Keys that may qualify. Only some of those with their own limits, of which there may be many."""
         refused = [key_id for key_id, _ in reversed(list(self._refusing))][:_MOST_CANDIDATES]
         fullest = await asyncio.to_thread(self._running.fullest, limits_of(self._config.plans))
         tenants = [name for subject, name in fullest if subject is Subject.TENANT]

@@ -1,4 +1,4 @@
-"""Which scopes a key needed lately, judged by its stored counts."""
+"""Which scopes a key needed recently, judging by its stored counts."""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from sidecar.usage.recorder import DAY, UsageTotal
 _DAYS: Final = 90
 _MICROSECONDS: Final = 1_000_000
 _FEW_STEPS: Final = 200
-"""A person waits for it."""
+"""Fewer steps than elsewhere, because a person waits for the result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopeUse:
-    """The suggestion for one key, and the span of its use (microseconds)."""
+    """The suggestion for one key, and the period of its use (microseconds)."""
 
     suggestion: KeySuggestion
     since: int
@@ -49,7 +49,7 @@ class ScopeUse:
 
     @property
     def command(self) -> str | None:
-        """That which narrows the key; None where it could not do with less."""
+        """The command that narrows the key; None if it needs all its scopes."""
         one = self.suggestion
         return change_command(one.key.id, one.needed) if one.verdict == "narrow" else None
 

@@ -108,7 +108,7 @@ class AdminService(AdminReader):
     ) -> Sequence[ApiKey]:
         """Disable or revoke all of these keys or none; returns those that changed.
 
-        unused_since: a key that was used after this time (microseconds) stays as it is. Raises UnknownKey.
+        unused_since: skips keys that were used after this time (microseconds). Raises UnknownKey.
         """
         self.must_write()
         at = self.now
@@ -140,7 +140,7 @@ class AdminService(AdminReader):
         return await self.get(key_id)
 
     def must_write(self) -> None:
-        """Raises Problem 403 for an administrator who may only read, and 409 where keys are those of a file."""
+        """Raises Problem 403 for an administrator who may only read, and 409 if keys come from a file."""
         if not self.admin.may_write:
             raise forbidden("this admin token may only read")
         if self._dependencies.key_file is not None:

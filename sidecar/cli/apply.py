@@ -1,4 +1,4 @@
-"""`sidecar keys apply`: brings a store to what a file of records says."""
+"""`sidecar keys apply`: makes a store match a file of records."""
 
 import asyncio
 import json
@@ -12,8 +12,8 @@ import click
 from sidecar.cli import key_service
 from sidecar.cli.key_service import open_store
 from sidecar.cli.options import Misuse, from_store, reported
-from sidecar.cli.output import changes_told, key_as_json, who
-from sidecar.cli.transfer import problems_told
+from sidecar.cli.output import changes_text, key_as_json, who
+from sidecar.cli.transfer import reporting_problems
 from sidecar.config.build.config import Config
 from sidecar.core.units import counted
 from sidecar.gate.compile import line_rules
@@ -26,12 +26,12 @@ from sidecar.store.file import MAX_BYTES, read_file, read_records
 
 _STDIN: Final = "-"
 _MOST: Final = 10
-"""Keys, and percent of the active keys, that are revoked without `--yes`."""
+"""Most keys, and percent of the active keys, that are revoked without `--yes`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _How:
-    """What the options say. name: of the file, for messages."""
+    """The options. name: of the file, for messages."""
 
     name: str
     prune: bool
@@ -63,7 +63,7 @@ def apply_command(
     how = _How(name="stdin" if file == _STDIN else file, prune=prune, dry_run=dry_run, yes=yes)
     with reported():
         settings = key_service.settings_of(config, store)
-        with problems_told(how.name, "changed"):
+        with reporting_problems(how.name, "changed"):
             found = asyncio.run(_apply(settings, file, how))
     click.echo(_as_json(found, dry_run=dry_run) if as_json else "\n".join(_as_text(found, how)))
 
@@ -97,7 +97,7 @@ def _read(file: str, rules: Any) -> Sequence[Record]:
 
 
 def _allow(found: Difference, active: int, how: _How) -> None:
-    """Raises InvalidFile, and Misuse where more keys would be revoked than are without `--yes`."""
+    """Raises InvalidFile, and Misuse if too many keys would be revoked without `--yes`."""
     _refuse(found.problems)
     if not how.yes and is_many(len(found.surplus), active):
         raise Misuse(
@@ -107,7 +107,7 @@ def _allow(found: Difference, active: int, how: _How) -> None:
 
 
 def is_many(revoked: int, active: int) -> bool:
-    """Whether so many keys are revoked only where somebody says so."""
+    """Whether revoking this many keys needs confirmation."""
     return revoked > _MOST or revoked * 100 > active * _MOST
 
 
@@ -118,7 +118,7 @@ def _refuse(problems: Sequence[BadLine]) -> None:
 
 def _as_text(found: Difference, how: _How) -> Iterator[str]:
     yield from (f"+ {who(key)}" for key in found.added)
-    yield from (f"~ {who(before)}: {changes_told(before, after)}" for before, after in found.changed)
+    yield from (f"~ {who(before)}: {changes_text(before, after)}" for before, after in found.changed)
     yield from (f"- {who(key)}" for key in found.surplus)
     yield from (f"! {who(key)} is revoked for good: remove its record from the file" for key in found.revoked)
     if not found:
@@ -136,11 +136,11 @@ def _as_json(found: Difference, *, dry_run: bool) -> str:
         old, new = public_fields(before), public_fields(after)
         fields = {name: {"before": old[name], "after": new[name]} for name in new if old[name] != new[name]}
         changed.append({"id": after.id, "name": after.name, "fields": fields})
-    told = {
+    result = {
         "dry_run": dry_run,
         "added": list(map(key_as_json, found.added)),
         "changed": changed,
         "revoked": [key_as_json(key) for key in found.surplus],
         "kept_revoked": [key.id for key in found.revoked],
     }
-    return json.dumps(told, indent=2)
+    return json.dumps(result, indent=2)

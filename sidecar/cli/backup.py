@@ -111,7 +111,7 @@ def restore_command(config: str | None, store: str | None, as_json: bool, yes: b
     if as_json:
         click.echo(json.dumps(_restore_as_json(restore, kept, restored=not refused), indent=2))
     else:
-        _tell_undone(restore.undone)
+        _print_undone(restore.undone)
     if refused:
         raise Failure("nothing was restored, because changes would be undone. Pass --yes to restore anyway")
     if not as_json:
@@ -176,7 +176,7 @@ def info_command(config: str | None, store: str | None, as_json: bool) -> None:
 def _postgresql() -> ModuleType:
     """Raises StoreUnavailable."""
     try:
-        # Its library is for those who use it.
+        # Imported here, because only users of PostgreSQL need its library.
         from sidecar.store.postgresql import inspect
     except ImportError as error:
         raise StoreUnavailable(NO_LIBRARY) from error
@@ -215,7 +215,7 @@ def _restore_as_json(restore: Restore, kept: str | None, *, restored: bool) -> d
     }
 
 
-def _tell_undone(undone: Undone) -> None:
+def _print_undone(undone: Undone) -> None:
     if undone.unknown:
         click.echo(f"Cannot tell what changed since the backup: {undone.unknown}")
     if undone.changes:

@@ -18,7 +18,7 @@ from sidecar.keys.transitions import ManyAction, changed_alike, is_open_to
 
 _SHOWN: Final = ("tenant", "prefix", "used", "status", "name", "id")
 _AT_MOST: Final = 10_000
-"""Keys of one transaction, which keeps other writers waiting."""
+"""Keys in one transaction, during which other writers wait."""
 _DONE: Final[Mapping[ManyAction, str]] = {"disable": "Disabled", "revoke": "Revoked"}
 
 
@@ -33,7 +33,7 @@ class Selection(TypedDict):
 
 
 def selecting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that select keys in place of KEY."""
+    """Add the options that select keys instead of KEY."""
     for option in (
         click.option("--yes", is_flag=True, help="Do not ask. Required to change many keys without a terminal."),
         click.option("--dry-run", is_flag=True, help="Only list the keys that the options select."),
@@ -114,8 +114,8 @@ def _as_text(action: ManyAction, keys: Sequence[ApiKey], at: int, dry: bool) -> 
         return f"No key to {action} is selected."
     tenants = counted(len({key.tenant for key in keys}), "tenant")
     done = f"Would {action}" if dry else _DONE[action]
-    told = f"{done} {counted(len(keys), 'key')} of {tenants}."
-    return f"{_table(keys, at)}\n{told}" if dry else told
+    summary = f"{done} {counted(len(keys), 'key')} of {tenants}."
+    return f"{_table(keys, at)}\n{summary}" if dry else summary
 
 
 def _as_json(action: ManyAction, keys: Sequence[ApiKey], at: int, dry: bool) -> str:

@@ -65,7 +65,7 @@ access_log: "off"
 _UNLOGGED = 'access_log: "off"'
 
 PORTS = {"listen": 8080, "ops": 9090, "admin": 9091}
-"""Where each listener is, unless something else has the port."""
+"""The port of each listener, unless something else uses it."""
 
 KEYS = {
     "reader": ("acme", ("streams:read",)),
@@ -199,7 +199,7 @@ async def _prepared(folder: Path, upstream: str, token: str, *, check: bool) -> 
 
 
 def _ports() -> Mapping[str, str]:
-    """The fixed port of each listener where it is free, so that addresses stay the same from one start to the next."""
+    """The fixed port of each listener if it is free, so that addresses are the same at each start."""
     return {name: f"127.0.0.1:{port if _is_free(port) else 0}" for name, port in PORTS.items()}
 
 

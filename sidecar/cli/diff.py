@@ -74,7 +74,7 @@ def diff_command(
 
 
 def _loaded(*paths: str) -> Iterable[Config]:
-    """Prints every problem of all of them, and exits with 2, where one cannot be used."""
+    """Prints all problems of all files, and exits with 2, if one is unusable."""
     configs: list[Config] = []
     problems: list[Problem] = []
     for path in paths:
@@ -90,12 +90,12 @@ def _loaded(*paths: str) -> Iterable[Config]:
 
 
 def _replayed(diff: Diff, log: str) -> Replayed:
-    """Raises Misuse where nothing of the log could be read."""
+    """Raises Misuse if nothing of the log could be read."""
     replay, name, problem = Replay(diff.old, diff.new), "stdin" if log == "-" else harmless(log), ""
-    with progress("Read", "megabyte") as tell:
+    with progress("Read", "megabyte") as report:
         try:
             with opened(log) as file:
-                requests = RecordedRequests(file, progress=lambda read: tell(read // _MEGABYTE))
+                requests = RecordedRequests(file, progress=lambda read: report(read // _MEGABYTE))
                 try:
                     for request in requests:
                         replay.add(request)

@@ -34,7 +34,7 @@ _STDIN = "-"
 
 
 def parsed_url(url: str) -> str:
-    """Return the URL as the configuration would hold it. Raises Misuse for one that names no store."""
+    """Return the URL in the configuration's form. Raises Misuse if it does not name a store."""
     try:
         return parse_store(url)
     except ValueError as error:
@@ -42,7 +42,7 @@ def parsed_url(url: str) -> str:
 
 
 class FileUrl(str):
-    """The URL of a store in a file, with the configuration by whose rules its records are read."""
+    """The URL of a store in a file, with the configuration whose rules apply to its records."""
 
     __slots__ = ("config",)
 
@@ -63,7 +63,7 @@ def url_to_read(config: Config) -> str:
 async def open_store(url: str, *, create: bool = False) -> AsyncIterator[Store]:
     """Open the store. Raises StoreUnavailable, also if there is no store yet and `create` is not set.
 
-    Raises ReadOnlyStore for the plain URL of a file, which only those commands use that change something.
+    Raises ReadOnlyStore for the plain URL of a file, which only commands that change something use.
     """
     if is_file(url):
         store = await _open_file(url, create=create)
@@ -76,7 +76,7 @@ async def open_store(url: str, *, create: bool = False) -> AsyncIterator[Store]:
 
 
 async def _open_file(url: str, *, create: bool) -> Store:
-    # Its libraries are for those who use it.
+    # Imported here, because only users of a store need its libraries.
     from sidecar.runtime.key_file import open_key_file
     from sidecar.store.file import InvalidKeyFile
 
@@ -101,7 +101,7 @@ def settings_of(config: str | None, store: str | None) -> Config:
 def url_of(config: str | None, store: str | None) -> str:
     """Return the store's URL, to read from.
 
-    The configuration is read only if no option names the store, or if that is a file: by its rules records are read.
+    The configuration is read only if no option names the store, or if it is a file, whose records need the rules.
     """
     if store is None and config_here(config) is None:
         raise Misuse("no store is named: give -c FILE (or set SIDECAR_CONFIG), or give --store URL")
@@ -162,7 +162,7 @@ async def _find(lifecycle: Lifecycle, name: str) -> ApiKey:
 
 
 async def _find_by_secret(lifecycle: Lifecycle, text: str) -> ApiKey | None:
-    """Find a key by its plaintext, as it is or without what was copied along with it."""
+    """Find a key by its plaintext, as it is or without text that was copied along with it."""
     found = await lifecycle.find_by_secret(text)
     return found if found is not None or pasted(text) == text else await lifecycle.find_by_secret(pasted(text))
 
@@ -170,7 +170,7 @@ async def _find_by_secret(lifecycle: Lifecycle, text: str) -> ApiKey | None:
 async def pages(store: Store, wanted: KeyFilter) -> AsyncIterator[Sequence[ApiKey]]:
     """Yield the keys that match the filter, in pages that are never empty.
 
-    The store is the caller's to close: a generator that is left early could not wait for that.
+    The caller must close the store: a generator that is left early could not wait for that.
     """
     while page := await store.keys.list(replace(wanted, limit=_PAGE)):
         yield page

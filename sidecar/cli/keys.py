@@ -25,13 +25,13 @@ from sidecar.cli.options import (
 )
 from sidecar.cli.output import (
     StatusAction,
-    change_told,
+    change_sentence,
     described,
     key_as_json,
     plaintext,
     showing,
     spoken,
-    status_told,
+    status_sentence,
 )
 from sidecar.cli.reports import due, list_keys, usage
 from sidecar.cli.rotation import expires_option, rotate
@@ -98,7 +98,7 @@ def change(
             return found, await lifecycle.change(found.id, wanted, rules, actor=actor, expected_etag=etag)
 
         before, after = asyncio.run(key_service.change(settings.store, key, verb, settings))
-    _print_changed(change_told(before, after), after, as_json=as_json, verbose=verbose)
+    _print_changed(change_sentence(before, after), after, as_json=as_json, verbose=verbose)
 
 
 def _change_of(key: ApiKey, options: ChangeOptions) -> KeyChange:
@@ -317,7 +317,7 @@ def revoke(key: str | None, **options: Unpack[ManyOptions]) -> None:
 
     async def verb(lifecycle: Lifecycle, found: ApiKey) -> ApiKey:
         if not yes and found.status is not KeyStatus.REVOKED and _in_terminal():
-            # It may wait: nothing else runs on this loop, and no transaction is open.
+            # It may block: nothing else runs on this loop, and no transaction is open.
             click.confirm(f"Revoke {spoken(found, key_service.now())}? It cannot be undone", abort=True, err=True)
         return await key_service.revoke(lifecycle, found)
 
@@ -325,7 +325,7 @@ def revoke(key: str | None, **options: Unpack[ManyOptions]) -> None:
 
 
 def _in_terminal() -> bool:
-    """Whether a person sees what is asked, and can answer."""
+    """Whether a person sees the question and can answer."""
     return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
 
@@ -334,8 +334,8 @@ def _set_status(action: StatusAction, verb: key_service.Verb[ApiKey], options: S
         return found, await verb(lifecycle, found)
 
     before, after = _on_key(options["config"], options["store"], (options["key"], both))
-    told = status_told(action, before, key_service.now())
-    _print_changed(told, after, as_json=options["as_json"], verbose=options["verbose"])
+    sentence = status_sentence(action, before, key_service.now())
+    _print_changed(sentence, after, as_json=options["as_json"], verbose=options["verbose"])
 
 
 def _on_key(config: str | None, store: str | None, task: tuple[str, key_service.Verb[V]]) -> V:
@@ -344,11 +344,11 @@ def _on_key(config: str | None, store: str | None, task: tuple[str, key_service.
         return asyncio.run(key_service.change(key_service.url_of(config, store), *task, settings))
 
 
-def _print_changed(told: str, key: ApiKey, *, as_json: bool, verbose: bool) -> None:
+def _print_changed(sentence: str, key: ApiKey, *, as_json: bool, verbose: bool) -> None:
     if as_json:
         _print_json(key_as_json(key, key_service.now()))
         return
-    click.echo(told)
+    click.echo(sentence)
     if verbose:
         click.echo(f"\n{described(key, key_service.now())}")
 

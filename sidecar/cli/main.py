@@ -37,20 +37,20 @@ _COMMANDS: Final = {
 
 
 _OPTIONS: Final = {"help": "--help", "version": "--version"}
-"""What other programs have as commands."""
+"""Common commands of other programs."""
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null in place of those that are closed.
+    """Open /dev/null for standard streams that are closed.
 
-    The next file would get such a number: what is written to stderr would end up in the store, and libuv aborts the
-    process when it closes a file of a number that low.
+    Otherwise the next file would get their number: text for stderr would end up in the store, and libuv aborts the
+    process when it closes a file with such a low number.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest free number, and so this one: those below it are open by now.
+            # The lowest free number, which is this one: those below it are open by now.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
@@ -61,13 +61,13 @@ _NOT_WRITTEN: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def output_failed(error: BaseException) -> bool:
-    """Whether `error` comes of writing to a stream. Errors that are about a file name it."""
+    """Whether `error` is from writing to a stream. Errors about a file name it."""
     return isinstance(error, OSError) and error.filename is None and error.errno in {errno.EPIPE, *_NOT_WRITTEN}
 
 
 @contextmanager
 def output_may_fail() -> Iterator[None]:
-    """End the command quietly where nobody reads its output any more, and with one line where the disk is full.
+    """End the command quietly if the reader of its output is gone, and with one line if the disk is full.
 
     Exits with 1 in both cases: some of the output is missing.
     """
@@ -105,7 +105,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _discard_output() -> None:
-    """Let what is still buffered go to /dev/null: the interpreter flushes it at its end, and would complain again."""
+    """Send buffered output to /dev/null: the interpreter flushes it at its end, and would report the error again."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -126,7 +126,7 @@ class _Commands(click.Group):
         except click.exceptions.NoArgsIsHelpError:
             raise
         except click.UsageError as error:
-            # It repeats what was typed, and a key may be typed where none belongs.
+            # It repeats what was typed, which may be a key in the wrong place.
             from sidecar.cli.options import value_refused
             from sidecar.core.apikey import without_keys
 
@@ -143,7 +143,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def _near(self, ctx: click.Context, name: str) -> list[str]:
-        """Return the command that was meant, as it is to be typed: also one of a group, or an option."""
+        """Return the command that was probably meant, ready to type: possibly one of a group, or an option."""
         if name in _OPTIONS:
             return [_OPTIONS[name]]
         from sidecar.cli.options import USUAL

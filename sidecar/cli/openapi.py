@@ -34,7 +34,7 @@ base_path_option: Callable[[Any], Any] = click.option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A document held against a configuration. With problems, it could not be read, and there are no findings."""
+    """A document compared with a configuration. With problems, it could not be read, and there are no findings."""
 
     document: str
     operations: int = 0
@@ -48,8 +48,8 @@ class Comparison:
     @property
     def summary(self) -> str:
         notes = len(self.findings) - self.warnings
-        told = [counted(self.operations, "operation"), counted(self.warnings, "warning"), counted(notes, "note")]
-        return f"{self.document}: {', '.join(told)}"
+        counts = [counted(self.operations, "operation"), counted(self.warnings, "warning"), counted(notes, "note")]
+        return f"{self.document}: {', '.join(counts)}"
 
     def as_json(self) -> Mapping[str, Any]:
         return {
@@ -61,17 +61,17 @@ class Comparison:
 
 
 def compared(document: str, config: Config | None, base_path: str | None) -> Comparison:
-    """Without a configuration, because it is wrong, the document alone is checked."""
-    with progress("Read", "operation") as tell:
+    """Without a valid configuration, only the document is checked."""
+    with progress("Read", "operation") as report:
         try:
-            description = read_description(document, base_path, tell=tell)
+            description = read_description(document, base_path, progress=report)
         except ConfigError as error:
             return Comparison(document=document, problems=error.problems)
     number = len(description.operations)
     if config is None:
         return Comparison(document=document, operations=number)
-    with progress("Compared", "operation") as tell:
-        findings = compare(description, config, tell=tell)
+    with progress("Compared", "operation") as report:
+        findings = compare(description, config, progress=report)
     return Comparison(document=document, operations=number, findings=tuple(findings))
 
 
@@ -118,8 +118,8 @@ def from_openapi_command(
       sidecar check --openapi openapi.yaml sidecar.yaml
     """
     try:
-        with progress("Read", "operation") as tell:
-            description = read_description(file, base_path, tell=tell)
+        with progress("Read", "operation") as report:
+            description = read_description(file, base_path, progress=report)
         made = draft(description, routes_only=routes_only)
     except ConfigError as error:
         for problem in error.problems:

@@ -1,4 +1,4 @@
-"""What the commands share: their options, the parsing of option values, and how they report errors."""
+"""Shared by the commands: options, parsing of option values, and error reports."""
 
 import os
 import re
@@ -67,7 +67,7 @@ _CONFIG_HELP: Final = "Configuration file (SIDECAR_CONFIG). Default: ./sidecar.y
 
 
 def config_here(config: str | None) -> str | None:
-    """Return the configuration that an option or variable names, or that of this folder, or None."""
+    """Return the configuration that an option or variable names, or the one in this folder, or None."""
     return _HERE if config is None and os.path.exists(_HERE) else config
 
 

@@ -25,7 +25,7 @@ _UNITS = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def ends(key: ApiKey, now: int) -> str:
-    """Return how long the key still works: `3d`, `never` where it does not end, `-` where it has ended."""
+    """Return how long the key still works: `3d`, `never` if it does not end, `-` if it has ended."""
     if effective_status(key, now) not in ("active", "disabled"):
         return "-"
     found = ends_at(key)
@@ -33,7 +33,7 @@ def ends(key: ApiKey, now: int) -> str:
 
 
 def ends_at(key: ApiKey) -> int | None:
-    """Return when the key ends by itself (microseconds): it expires, or retires after it was replaced."""
+    """Return when the key ends by itself (microseconds): it expires, or retires after being replaced."""
     return min((at for at in (key.expires_at, key.retires_at) if at is not None), default=None)
 
 
@@ -60,7 +60,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
 }
 """What `sidecar keys list` can show, by name; `now` in microseconds."""
 _MIN_WIDTHS: Final = {"name": 9, "tenant": 7, "env": 4, "scopes": 8, "by": 8}
-"""The columns that may be cut where a terminal is too narrow, and the least that is left of each."""
+"""The columns that may be cut if a terminal is too narrow, and the minimum width of each."""
 
 
 class Table:
@@ -104,7 +104,7 @@ def plaintext(secret: Secret) -> str:
 
 @contextmanager
 def showing(key: ApiKey) -> Iterator[None]:
-    """Name the key where what shows its plaintext cannot be written: it works, and nobody has it."""
+    """Name the key if its plaintext cannot be printed: the key works, and nobody has it."""
     try:
         yield
     except OSError as error:
@@ -136,7 +136,7 @@ _DONE: Final[Mapping[StatusAction, str]] = {"disable": "disabled", "enable": "en
 _TIMES: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
-def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
+def status_sentence(action: StatusAction, before: ApiKey, now: int) -> str:
     """Return what happened to the key, as one sentence. before: the key before the change."""
     done = _DONE[action]
     if (
@@ -148,15 +148,15 @@ def status_told(action: StatusAction, before: ApiKey, now: int) -> str:
     return f"{done.capitalize()} {spoken(before, now)}."
 
 
-def change_told(before: ApiKey, after: ApiKey) -> str:
+def change_sentence(before: ApiKey, after: ApiKey) -> str:
     """Return what has changed, as one sentence."""
-    changes = changes_told(before, after)
+    changes = changes_text(before, after)
     if not changes:
         return f"{who(before)} has these values already: nothing changed."
     return f"Changed {who(before)}: {changes}."
 
 
-def changes_told(before: ApiKey, after: ApiKey) -> str:
+def changes_text(before: ApiKey, after: ApiKey) -> str:
     """Return `scopes a -> b, plan none -> pro`, field by field."""
     old, new = public_fields(before), public_fields(after)
     return ", ".join(f"{name} {_as_text(old[name])} -> {_as_text(new[name])}" for name in new if old[name] != new[name])
@@ -183,7 +183,7 @@ def harmless(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-# How far a command is that takes more than a second.
+# The progress of a command that takes more than a second.
 
 
 _QUIET_SECONDS: Final = 1.0
@@ -201,14 +201,14 @@ def progress(done: str, noun: str = "key") -> Iterator[Callable[[int], None]]:
         return
     next_at, shown = time.monotonic() + _QUIET_SECONDS, False
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         nonlocal next_at, shown
         if time.monotonic() >= next_at:
             next_at, shown = time.monotonic() + _BETWEEN_SECONDS, True
             click.echo(f"\r{done} {counted(count, noun)} …", err=True, nl=False)
 
     try:
-        yield tell
+        yield report
     finally:
         if shown:
             click.echo("\r\x1b[K", err=True, nl=False)
@@ -395,7 +395,7 @@ class Grid:
     """Lays out cells in columns. The first rows decide the width of each column.
 
     width: of the terminal; longer cells are cut. None: nothing is cut.
-    least: the columns that may be cut where a terminal is too narrow, and the least that is left of each.
+    least: the columns that may be cut if a terminal is too narrow, and the minimum width of each.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`sidecar keys list`, `due` and `usage`: which keys there are, which need replacing, and what they are used for."""
+"""`sidecar keys list`, `due` and `usage`: which keys exist, which need replacing, and what they are used for."""
 
 import asyncio
 import json

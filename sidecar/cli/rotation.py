@@ -1,4 +1,4 @@
-"""`sidecar keys rotate`: one key, whose replacement is printed, or all that are due, each into a file of its own."""
+"""`sidecar keys rotate`: one key, whose replacement is printed, or all due keys, each into its own file."""
 
 import asyncio
 import json
@@ -22,9 +22,9 @@ from sidecar.keys.transitions import UNSET, Rotation, UnsetType
 from sidecar.keys.validation import InvalidKey
 
 _AT_ONCE: Final = 1_000
-"""Keys that one call replaces at the most; the next call goes on."""
+"""Most keys that one call replaces; the next call continues."""
 _ROOM: Final = 512
-"""Bytes on the disk that are sure before a key is issued; more than a key has."""
+"""Bytes reserved on disk before a key is issued; more than a key has."""
 
 
 def expiry(context: click.Context, parameter: click.Parameter, value: str | None) -> int | UnsetType | None:
@@ -123,31 +123,31 @@ def _print(rotated: Rotated, settings: Config, *, as_json: bool) -> None:
 
 
 async def _rotate_due(settings: Config, rotation: Rotation, options: RotateOptions, *, as_json: bool) -> bool:
-    """Whether one could not be replaced."""
+    """Replace all due keys. Returns whether one could not be replaced."""
     problems: list[str] = []
-    told: list[dict[str, str | None]] = []
+    replaced: list[dict[str, str | None]] = []
     async for rotated, file in _replaced(settings, rotation, options, problems):
         old, new = rotated.old, rotated.new.key
-        told.append({"old": old.id, "new": new.id, "file": file, "retires_at": rfc3339(old.retires_at)})
+        replaced.append({"old": old.id, "new": new.id, "file": file, "retires_at": rfc3339(old.retires_at)})
         if not as_json:
             until = f"the old one works until {rfc3339(old.retires_at)}"
             click.echo(f"Replaced {old.id} ({harmless(old.name)}): the new key is in {file}; {until}.")
     for problem in problems:
         click.echo(problem, err=True)
     if as_json:
-        click.echo(json.dumps({"replaced": told, "problems": problems}, indent=2))
-    elif not told and not problems:
+        click.echo(json.dumps({"replaced": replaced, "problems": problems}, indent=2))
+    elif not replaced and not problems:
         hint = "" if settings.keys.max_age_seconds is not None else " No key is too old while keys.max_age is not set."
         click.echo(f"No key is due.{hint}")
-    elif told:
-        click.echo(f"Replaced {counted(len(told), 'key')}. Hand each new key over, and delete its file.")
+    elif replaced:
+        click.echo(f"Replaced {counted(len(replaced), 'key')}. Hand each new key over, and delete its file.")
     return bool(problems)
 
 
 async def _replaced(
     settings: Config, rotation: Rotation, options: RotateOptions, problems: list[str]
 ) -> AsyncIterator[tuple[Rotated, str]]:
-    """Each with the file of the new key. What could not be replaced becomes a line of `problems`."""
+    """Yields each replaced key with the file of the new one. A failure becomes a line of `problems`."""
     rules, hasher, now = rules_of(settings), hasher_of_environ(settings), key_service.now()
     async with open_store(settings.store) as store:
         await check_peppers(store.statistics, hasher)
@@ -165,7 +165,7 @@ async def _replaced(
                 with _SecretFile(options["into"] or "") as file:
                     rotated = await lifecycle.rotate(key_id, rotation, rules, actor=key_service.actor())
                     file.keep(rotated)
-            except (KeyConflict, InvalidKey) as error:  # Somebody else was faster, or the rules have changed.
+            except (KeyConflict, InvalidKey) as error:  # Another process was faster, or the rules have changed.
                 problems.append(f"{key_id}: {error}")
             except _NotKept as error:
                 problems.append(str(error))
@@ -175,11 +175,11 @@ async def _replaced(
 
 
 class _NotKept(Exception):
-    """A new key has no file. Nothing more is to be replaced."""
+    """A new key could not be written. Stop replacing keys."""
 
 
 class _SecretFile:
-    """For one new key, with its room on the disk taken already: what is issued must not be lost for want of it."""
+    """The file of one new key, with its disk space reserved: an issued key must not be lost to a full disk."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder

@@ -45,14 +45,14 @@ KEPT_BYTES = 16 * 1024 * 1024
 LARGEST_KEPT_BYTES = 1024 * 1024
 SWITCH_SECONDS = 0.0005
 _PR_SET_DUMPABLE = 4
-"""Of prctl(2). What is a process's own stays open to itself: /proc/self/fd, /dev/fd and /proc/self/mountinfo."""
+"""Option of prctl(2). A process can still read its own /proc/self/fd, /dev/fd and /proc/self/mountinfo."""
 _NO_CORE_DUMP = 1
 
 
 def keep_freed_memory() -> None:
     """Keep up to KEPT_BYTES of freed memory, if the C library is glibc.
 
-    By default glibc returns it at once, and the kernel has to clear every page again for the next response of 64 KiB:
+    By default glibc returns it immediately, and the kernel must clear every page again for the next response of 64 KiB:
     a third of the cost of such a response.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -70,10 +70,10 @@ def let_requests_go_first() -> None:
 
 
 def keep_memory_private(rules: Process) -> None:
-    """Let no crash write memory to a file, and no other process read it, as `rules` say. Raises StartError.
+    """Prevent core dumps, and reads of memory by other processes, as `rules` say. Raises StartError.
 
-    A limit of one byte is less than any dump has, and also keeps the kernel from piping one to a program
-    (`kernel.core_pattern`), which it does at a limit of none (fs/coredump.c).
+    A limit of one byte is less than any dump, and also keeps the kernel from piping one to a program
+    (`kernel.core_pattern`), which it does with a limit of 0 (fs/coredump.c).
     """
     if not rules.core_dumps:
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -86,11 +86,11 @@ def keep_memory_private(rules: Process) -> None:
 
 
 def reap_adopted() -> None:
-    """Let the kernel reap children. Those of others come to process 1 (of a container); the sidecar starts none."""
+    """Let the kernel reap children. Process 1 of a container adopts others' children; the sidecar starts none."""
     if os.getpid() == 1:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         with suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:  # Those that have ended before.
+            while os.waitpid(-1, os.WNOHANG)[0]:  # Those that have already ended.
                 pass
 
 
@@ -167,7 +167,7 @@ def serve_command(config_path: str, **options: str | None) -> None:
 
 
 def _supervise(config: Config, read_again: Callable[[], Config], workers: int) -> int:
-    """As the parent, which gets neither a loop nor a thread; its exit status."""
+    """Run as the parent, without a loop or threads. Returns the exit status."""
     try:
         keep_memory_private(config.process)
         common = common_of(config, workers)
@@ -191,9 +191,9 @@ def _supervise(config: Config, read_again: Callable[[], Config], workers: int) -
 
 
 def _early_reloads() -> Sequence[int]:
-    """SIGHUPs that come before there is something that can reload.
+    """Collect SIGHUPs that arrive before anything can reload.
 
-    The default action is to terminate, and to ignore them would lose a change of the file.
+    The default action would terminate the process, and ignoring them would lose a change of the file.
     """
     early: list[int] = []
     signal.signal(signal.SIGHUP, lambda signum, _: early.append(signum))
@@ -203,7 +203,7 @@ def _early_reloads() -> Sequence[int]:
 def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]], *, lock: int | None = None) -> None:
     """Run `main`, on uvloop if it is installed. A StartError becomes one line on stderr and exit status 1.
 
-    main: takes standard error as it is from here on: no write to it blocks. lock: as of `queued_stderr`.
+    main: receives the new standard error, to which no write blocks. lock: as in `queued_stderr`.
     """
     with queued_stderr(lock) as stderr:
         try:
@@ -214,9 +214,9 @@ def run(main: Callable[[QueuedText], Coroutine[Any, Any, None]], *, lock: int | 
             click.echo(f"sidecar: {error}", err=True)
             sys.exit(1)
         except Exception as error:
-            if output_failed(error):  # What the demo prints.
+            if output_failed(error):  # Output of the demo.
                 raise
-            # Here, because after this nobody would wait for stderr for a limited time only.
+            # Here, because later waits for stderr would be unlimited.
             sys.excepthook(*sys.exc_info())
             sys.exit(1)
 
@@ -228,7 +228,7 @@ async def _serve(
     early: Sequence[int],
     control: Control | None = None,
 ) -> None:
-    """early: the SIGHUPs that came before it could reload. control: of a process that has workers."""
+    """early: the SIGHUPs that arrived before it could reload. control: for a process that has workers."""
     keep_memory_private(config.process)
     loop, stopping, interrupted = asyncio.get_running_loop(), stop_event(), asyncio.Event()
 
@@ -274,7 +274,7 @@ def stop_event() -> asyncio.Event:
 
 
 def _on_hurry(hurry: Callable[[], None], *, is_child: bool) -> None:
-    """A second signal to stop. To a child, the parent tells it by another one; see `supervisor.HURRY`."""
+    """React to a second signal to stop. A child gets another signal from the parent; see `supervisor.HURRY`."""
     if is_child:
         asyncio.get_running_loop().add_signal_handler(HURRY, hurry)
     else:

@@ -185,7 +185,7 @@ async def _copy(source: str, destination: str, done: Callable[[int], None]) -> M
 
 
 def _refuse_to_change(url: str) -> None:
-    """Warn of others that use the source. Raises Failure for one that would be migrated when it is opened."""
+    """Warn about other users of the source. Raises Failure if opening it would migrate it."""
     if not url.startswith("sqlite:"):
         return
     found = info(path_of(url), now=key_service.now())

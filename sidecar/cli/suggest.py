@@ -1,4 +1,4 @@
-"""`sidecar suggest`: what keys could do without."""
+"""`sidecar suggest`: which rights keys do not need."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from sidecar.cli import key_service
 from sidecar.cli.options import Misuse, WholeNumber, config_option, key_name, load_or_exit, reported, since
 from sidecar.cli.output import progress
-from sidecar.cli.suggestions import Told, print_commands, print_json, print_table
+from sidecar.cli.suggestions import Report, print_commands, print_json, print_table
 from sidecar.config.build.config import Config
 from sidecar.config.store_url import file_path, is_file, password_of
 from sidecar.core.model import ApiKey
@@ -41,7 +41,7 @@ class SuggestOptions(TypedDict):
 
 
 def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> int:
-    """As `since`, but nothing is from before 1970."""
+    """As `since`, but not before 1970."""
     return max(0, since(context, parameter, value) or 0)
 
 
@@ -111,7 +111,7 @@ def suggest_command(
 
 
 def _words(context: click.Context, config: Config, config_path: str) -> Sequence[str]:
-    """What `keys change` has to be told as this command was; no password is repeated."""
+    """The options of this command that `keys change` also needs; without any password."""
     typed = {
         name for name in ("config_path", "store") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
@@ -130,15 +130,15 @@ class _Work:
     def suggestions(self, record: Record) -> Suggestions:
         return Suggestions(self.config, record, now=key_service.now())
 
-    def told(
+    def report(
         self, suggestions: Suggestions, use: Use, keys: AsyncIterator[Sequence[KeySuggestion]], *notes: str
-    ) -> Told:
+    ) -> Report:
         record, store = suggestions.record, self.config.store
 
         def routes() -> Sequence[IdleRoute]:
             return () if self.options["key"] is not None else tuple(suggestions.idle_routes(use))
 
-        return Told(
+        return Report(
             source="log" if self.options["logs"] else "usage",
             since=record.since,
             until=record.until,
@@ -151,8 +151,8 @@ class _Work:
         )
 
 
-async def _run(work: _Work, show: Callable[[Told], Awaitable[int]]) -> int:
-    """Returns how many keys could have less."""
+async def _run(work: _Work, show: Callable[[Report], Awaitable[int]]) -> int:
+    """Run the command. Returns how many keys could have less."""
     config, logs, name = work.config, work.options["logs"], work.options["key"]
     url = key_service.url_to_read(config)
     try:
@@ -177,16 +177,16 @@ async def _one(key: ApiKey) -> AsyncIterator[Sequence[ApiKey]]:
 
 
 async def _working(store: Store) -> AsyncIterator[Sequence[ApiKey]]:
-    """Yield the keys that work, or would if they were enabled again."""
+    """Yield the keys that work, or would work if re-enabled."""
     now = key_service.now()
     async for page in key_service.pages(store, KeyFilter()):
         yield [key for key in page if effective_status(key, now) in ("active", "disabled")]
 
 
-# From what the store counted.
+# From the counts in the store.
 
 
-async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store: Store) -> Told:
+async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store: Store) -> Report:
     if not _keeps_usage(store):
         raise Misuse("the use of keys from a file is not stored: give --from FILE, or set store.usage")
     now, asked, keep = key_service.now(), work.options["since"], work.config.usage.keep_seconds
@@ -198,13 +198,13 @@ async def _from_usage(work: _Work, keys: AsyncIterator[Sequence[ApiKey]], store:
     notes = (
         [] if since - asked < DAY else [f"Counts are kept for {counted(int(keep // 86_400), 'day')}: see usage.keep."]
     )
-    return work.told(suggestions, use, _judged_by_counts(suggestions, use, keys, store), *notes)
+    return work.report(suggestions, use, _judged_by_counts(suggestions, use, keys, store), *notes)
 
 
 async def _judged_by_counts(
     suggestions: Suggestions, use: Use, keys: AsyncIterator[Sequence[ApiKey]], store: Store
 ) -> AsyncIterator[Sequence[KeySuggestion]]:
-    """Some keys at a time, however many there are."""
+    """Judge keys in batches, however many there are."""
     record = suggestions.record
     async for page in keys:
         use.forget_keys()
@@ -219,8 +219,8 @@ async def _judged_by_counts(
 # From logs.
 
 
-async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, *, with_last_use: bool) -> Told:
-    """keys: None where only the logs tell of keys."""
+async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, *, with_last_use: bool) -> Report:
+    """keys: None if the logs are the only source of keys."""
     use, asked, options = Use(work.config, from_log=keys is None), work.options["since"], work.options
     if keys is not None:
         async for page in keys:
@@ -237,7 +237,7 @@ async def _from_logs(work: _Work, keys: AsyncIterator[Sequence[ApiKey]] | None, 
         fewest_requests=options["min_requests"],
     )
     suggestions = work.suggestions(record)
-    return work.told(
+    return work.report(
         suggestions, use, _judged_by_log(suggestions, use), *notes, *_notes(use, record, named=options["key"])
     )
 
@@ -249,12 +249,12 @@ async def _judged_by_log(suggestions: Suggestions, use: Use) -> AsyncIterator[Se
 
 
 def _read(path: str, use: Use, asked: int) -> Iterator[str]:
-    """Count the requests of a log, and yield what is to be said of it. Raises Misuse."""
+    """Count the requests of a log, and yield remarks about it. Raises Misuse."""
     name = "stdin" if path == "-" else path
     try:
-        with opened(path) as file, progress("Read", "request") as tell:
+        with opened(path) as file, progress("Read", "request") as report_progress:
             requests = RecordedRequests(file)
-            use.add_log(requests, since=asked, progress=tell)
+            use.add_log(requests, since=asked, progress=report_progress)
     except LogError as error:
         raise Misuse(f"{name} {error}") from error
     counts = requests.counts

@@ -19,8 +19,8 @@ _LEAST: Final = {"name": 9, "tenant": 7, "suggestion": 24}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What there is to print. keys: some at a time; `routes` is asked for after the last of them."""
+class Report:
+    """The content to print. keys: in batches; `routes` is called after the last of them."""
 
     source: str
     """`usage`, or `log`."""
@@ -32,35 +32,36 @@ class Told:
     routes: Callable[[], Sequence[IdleRoute]]
     notes: Sequence[str]
     command: Sequence[str]
-    """What `keys change` is called with before the id: the configuration, and the store."""
+    """The arguments of `keys change` before the id: the configuration and the store."""
     file: str | None = None
-    """The file that the keys are read from; they are changed there, and not by commands."""
+    """The file that the keys are read from; they must be changed there, not by commands."""
 
     @property
     def days(self) -> str:
         return counted(max(1, round((self.until - self.since) / DAY)), "day")
 
 
-async def print_table(told: Told) -> int:
+async def print_table(report: Report) -> int:
     """Returns how many keys could have less; so do the others."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     grid, narrowed = None, 0
     click.echo(
-        f"{_SOURCES[told.source]} from {rfc3339(told.since)[:10]} to {rfc3339(told.until)[:10]} ({told.days}):\n"
+        f"{_SOURCES[report.source]} from {rfc3339(report.since)[:10]} to {rfc3339(report.until)[:10]}"
+        f" ({report.days}):\n"
     )
-    async for page in told.keys:
+    async for page in report.keys:
         rows = [_cells(one) for one in page]
         if grid is None:
             grid = Grid(_COLUMNS, rows, width=width, least=_LEAST)
             click.echo(grid.heading())
         lines = []
         for one, row in zip(page, rows, strict=True):
-            lines += [grid.line(row), *(f"    {harmless(line)}" for line in _details(one, told.days))]
+            lines += [grid.line(row), *(f"    {harmless(line)}" for line in _details(one, report.days))]
         narrowed += _narrowed(page)
         click.echo("\n".join(lines))
     if grid is None:
         click.echo("There are no keys to judge.")
-    lines = [*_summary(narrowed), *map(_idle, told.routes()), *told.notes]
+    lines = [*_summary(narrowed), *map(_idle, report.routes()), *report.notes]
     click.echo("\n".join(["", *map(harmless, lines)]))
     return narrowed
 
@@ -140,26 +141,26 @@ def _summary(narrowed: int) -> Iterator[str]:
 # For programs.
 
 
-async def print_json(told: Told) -> int:
+async def print_json(report: Report) -> int:
     """A line for each key, since there may be very many."""
     head = {
-        "source": told.source,
-        "since": rfc3339(told.since),
-        "until": rfc3339(told.until),
-        "complete": told.complete,
+        "source": report.source,
+        "since": rfc3339(report.since),
+        "until": rfc3339(report.until),
+        "complete": report.complete,
     }
     click.echo(f'{json.dumps(head, indent=2)[:-2]},\n  "keys": [', nl=False)
     narrowed, between = 0, "\n"
-    async for page in told.keys:
+    async for page in report.keys:
         narrowed += _narrowed(page)
-        click.echo(between + ",\n".join(f"    {json.dumps(_key_as_json(one, told))}" for one in page), nl=False)
+        click.echo(between + ",\n".join(f"    {json.dumps(_key_as_json(one, report))}" for one in page), nl=False)
         between = ",\n"
-    rest = {"routes": [_route_as_json(idle) for idle in told.routes()], "notes": list(told.notes)}
+    rest = {"routes": [_route_as_json(idle) for idle in report.routes()], "notes": list(report.notes)}
     click.echo(f"{'' if between == chr(10) else chr(10) + '  '}],\n{json.dumps(rest, indent=2)[2:]}")
     return narrowed
 
 
-def _key_as_json(one: KeySuggestion, told: Told) -> dict[str, Any]:
+def _key_as_json(one: KeySuggestion, report: Report) -> dict[str, Any]:
     key = one.key
     return {
         "id": key.id,
@@ -176,7 +177,7 @@ def _key_as_json(one: KeySuggestion, told: Told) -> dict[str, Any]:
         "smallest": one.smallest,
         "refused": [_refused_as_json(refused) for refused in one.refused],
         "quotas": [asdict(fit) for fit in one.quotas],
-        "command": command_of(one, told),
+        "command": command_of(one, report),
     }
 
 
@@ -191,32 +192,32 @@ def _route_as_json(idle: IdleRoute) -> dict[str, Any]:
 # For people who change keys.
 
 
-async def print_commands(told: Told) -> int:
+async def print_commands(report: Report) -> int:
     """A line for each key that could have less, and a comment with the reason above it."""
-    source = f"{_SOURCES[told.source]} from {rfc3339(told.since)} to {rfc3339(told.until)}"
+    source = f"{_SOURCES[report.source]} from {rfc3339(report.since)} to {rfc3339(report.until)}"
     click.echo(_comment(f"{source}. Review each line first."), nl=False)
     narrowed = 0
-    async for page in told.keys:
+    async for page in report.keys:
         narrowed += _narrowed(page)
-        click.echo("".join(f"\n{line}" for one in page for line in _lines(one, told)), nl=False)
+        click.echo("".join(f"\n{line}" for one in page for line in _lines(one, report)), nl=False)
     click.echo()
-    for line in (*map(_idle, told.routes()), *told.notes):
+    for line in (*map(_idle, report.routes()), *report.notes):
         click.echo(_comment(line))
     return narrowed
 
 
-def _lines(one: KeySuggestion, told: Told) -> Iterator[str]:
-    remarks = list(_details(one, told.days))
+def _lines(one: KeySuggestion, report: Report) -> Iterator[str]:
+    remarks = list(_details(one, report.days))
     if one.verdict == "unused":
         remarks.insert(0, f"{one.why}: does anybody need it?")
     if not remarks:
         return
     yield ""
     yield from (_comment(f"{who(one.key)} {remark}") for remark in remarks)
-    if (command := command_of(one, told)) is not None:
+    if (command := command_of(one, report)) is not None:
         yield command
     elif one.verdict == "narrow":
-        where = f" in {told.file}" if told.file else ""
+        where = f" in {report.file}" if report.file else ""
         yield _comment(f"change its scopes{where}: {', '.join(one.needed) or 'none'}")
 
 
@@ -228,8 +229,8 @@ def _narrowed(page: Sequence[KeySuggestion]) -> int:
     return sum(one.verdict == "narrow" for one in page)
 
 
-def command_of(one: KeySuggestion, told: Told) -> str | None:
-    """`sidecar keys change ID --scope …`, as a shell takes it; None where nothing is to be changed by it."""
-    if one.verdict != "narrow" or told.file is not None or not one.key.id[:1].isalnum():
+def command_of(one: KeySuggestion, report: Report) -> str | None:
+    """`sidecar keys change ID --scope …`, quoted for a shell; None if there is nothing to change."""
+    if one.verdict != "narrow" or report.file is not None or not one.key.id[:1].isalnum():
         return None
-    return change_command(one.key.id, one.needed, told.command)
+    return change_command(one.key.id, one.needed, report.command)

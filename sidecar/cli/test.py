@@ -1,4 +1,4 @@
-"""`sidecar test`: policy tests, tables of requests with what the configuration is to do with them."""
+"""`sidecar test`: policy tests, tables of requests with their expected outcome."""
 
 import gc
 import json
@@ -33,7 +33,7 @@ from sidecar.rehearsal.policy_tests.suite import Suite, read_suite
 _FAILED_STATUS: Final = 1
 _MISUSE_STATUS: Final = 2
 _SIDE_BY_SIDE: Final = 44
-"""Characters of a value that stands beside another; longer ones stand below each other."""
+"""Longest value that is shown next to another; longer ones are shown below each other."""
 _BATCH: Final = 1_000
 
 
@@ -102,7 +102,7 @@ def test_command(
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Tens of thousands of cases live until the end: the collector would look at each of them again and again."""
+    """Tens of thousands of cases live until the end: the garbage collector would scan them again and again."""
     gc.disable()
     try:
         yield
@@ -111,7 +111,7 @@ def _without_collections() -> Iterator[None]:
 
 
 def _read_all(files: Sequence[str], config_path: str | None) -> list[Suite]:
-    """If any is wrong, print every problem of all to stderr and exit with 2."""
+    """Read all files. If any is invalid, print all problems to stderr and exit with 2."""
     loaded: dict[tuple[str, tuple[tuple[str, str], ...]], Config] = {}
 
     def load_once(path: str, variables: Mapping[str, str]) -> Config:
@@ -158,7 +158,7 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _is_below(covered: Sequence[Coverage], minimum: int | None) -> bool:
-    """Whether less is reached, of any configuration; says so."""
+    """Whether coverage is too low for any configuration; reports it."""
     below = [one for one in covered if minimum is not None and one.percent < minimum]
     for one in below:
         click.echo(

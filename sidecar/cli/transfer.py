@@ -50,7 +50,7 @@ _GC_THRESHOLD: Final = 100_000
 """New objects between two garbage collections."""
 _SWITCH_SECONDS: Final = 0.0005
 _PAGE: Final = 2_000
-"""Keys that are read at once for an export."""
+"""Keys read in one batch for an export."""
 _ID: Final = COLUMNS.index("id")
 _FORMATS: Final = get_args(FileFormat)
 
@@ -106,7 +106,7 @@ def import_command(
     started, left_out = time.monotonic(), LeftOut()
     with reported(), _tuned_for_bulk(), _opened(file) as lines, progress("Read") as done:
         keys = _entries(lines, read_as, left_out)
-        with problems_told(_name_of(file), "imported"):
+        with reporting_problems(_name_of(file), "imported"):
             count = asyncio.run(_import(settings, keys, how, done))
     if not count:
         raise Failure(f"{_name_of(file)} holds no key: nothing was imported")
@@ -121,7 +121,7 @@ def import_command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _How:
-    """What the options of an import say."""
+    """The options of an import."""
 
     hash: ForeignHash | None
     hash_plaintext: bool
@@ -138,7 +138,7 @@ def _name_of(file: str) -> str:
 
 
 @contextmanager
-def problems_told(name: str, done: str) -> Iterator[None]:
+def reporting_problems(name: str, done: str) -> Iterator[None]:
     """Turn InvalidFile into a Failure that names the file and each line. done: what was not, as `imported`."""
     try:
         yield
@@ -266,15 +266,15 @@ async def _export(url: str, wanted: KeyFilter, form: str, output: str | None) ->
 def written_to(output: str | None) -> Iterator[TextIO]:
     """Open the output for text in UTF-8; None and `-` are stdout.
 
-    Links are followed. Only a regular file is replaced, and only once everything is written; whatever else has that
-    name (a device, a FIFO) is written to. Raises Misuse where it cannot be opened, Failure where it cannot be written.
+    Links are followed. Only a regular file is replaced, and only once everything is written; anything else of that name
+    (a device, a FIFO) is written to. Raises Misuse if it cannot be opened, Failure if it cannot be written.
     """
     with _stdout() if output is None or is_stdout(output) else _named(output) as file:
         yield file
 
 
 def is_stdout(output: str) -> bool:
-    """Whether `output` is `-`, or another name of what stdout is, such as /dev/stdout."""
+    """Whether `output` is `-`, or another name for stdout, such as /dev/stdout."""
     if output == _STDOUT:
         return True
     with suppress(OSError, ValueError):
@@ -305,7 +305,7 @@ def _named(output: str) -> Iterator[TextIO]:
         if part is not None:
             os.replace(part, target)
     except OSError as error:
-        if error.errno == errno.EPIPE:  # A FIFO that nobody reads any more: as with stdout.
+        if error.errno == errno.EPIPE:  # A FIFO whose reader is gone: as with stdout.
             raise
         raise Failure(f"{output}: {error.strerror}") from error
     finally:
@@ -315,7 +315,7 @@ def _named(output: str) -> Iterator[TextIO]:
 
 
 def _output_file(output: str, target: str) -> tuple[int, str | None]:
-    """Return a descriptor, and the file (mode 0600) to put in the place of `target` in the end. Raises OSError."""
+    """Return a descriptor, and the file (mode 0600) that will replace `target` at the end. Raises OSError."""
     try:
         in_place = not stat.S_ISREG(os.stat(output).st_mode)
     except FileNotFoundError:

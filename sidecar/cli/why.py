@@ -1,4 +1,4 @@
-"""`sidecar why`: a decision that was taken, from the access log."""
+"""`sidecar why`: explains a past decision from the access log."""
 
 import asyncio
 import json
@@ -76,8 +76,8 @@ def _matches(request_id: str, logs: Sequence[str], searched: LineCounts) -> Iter
     """Yield the requests with this id, and count all of them in `searched`."""
     for path in logs:
         try:
-            with opened(path) as file, progress("Searched", "request") as tell:
-                for record in RecordedRequests(file, progress=lambda _: tell(searched.requests)):
+            with opened(path) as file, progress("Searched", "request") as report:
+                for record in RecordedRequests(file, progress=lambda _: report(searched.requests)):
                     searched.requests += 1
                     if record.request_id == request_id:
                         yield record
@@ -113,7 +113,7 @@ class _Text:
 
 
 class _Json:
-    """A list, of which no more than one object is held."""
+    """A JSON list, of which only one object is in memory at a time."""
 
     def __init__(self) -> None:
         self.shown = 0

@@ -1,4 +1,4 @@
-"""`sidecar serve --workers`: what the parent makes before it starts processes, and what each of them then runs."""
+"""`sidecar serve --workers`: what the parent creates before it starts processes, and what each process runs."""
 
 import asyncio
 import os
@@ -22,11 +22,11 @@ from sidecar.runtime.workers import Common, Worker, Workers
 from sidecar.telemetry.standard_error import QueuedText
 
 _QUOTA: Final = "/sys/fs/cgroup/cpu.max"
-"""Microseconds of a core, or `max`, and of what period (cgroup v2)."""
+"""Microseconds of a core, or `max`, and the period (cgroup v2)."""
 
 
 def count_of(workers: int | Literal["auto"]) -> int:
-    """`auto` is one for each core that the process may use, by its affinity and by its container's limit."""
+    """`auto` is one per core that the process may use, by its affinity and its container's limit."""
     if workers != "auto":
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -39,7 +39,7 @@ def count_of(workers: int | Literal["auto"]) -> int:
 
 
 def common_of(config: Config, workers: int) -> Common:
-    """Binds the data listener. Raises StartError."""
+    """Bind the data listener. Raises StartError."""
     if not hasattr(os, "memfd_create"):
         raise StartError("workers: more than one needs Linux: this system has no memfd_create")
     if is_file(config.store):
@@ -61,7 +61,7 @@ def common_of(config: Config, workers: int) -> Common:
 
 
 def supervise(common: Common, run: Callable[[Seat], int]) -> int:
-    """Run the control process and workers, each by `run`, until all have ended; the exit status."""
+    """Run the control process and workers, each with `run`, until all have ended. Returns the exit status."""
     raise_limit()
 
     def release() -> None:
@@ -69,7 +69,7 @@ def supervise(common: Common, run: Callable[[Seat], int]) -> int:
             listening.close()
 
     def log(line: str) -> None:
-        if select.select([], [sys.stderr.fileno()], [], 0)[1]:  # Nobody may read, and the parent waits for nobody.
+        if select.select([], [sys.stderr.fileno()], [], 0)[1]:  # The reader may be stuck, and the parent must not wait.
             click.echo(line, err=True)
 
     return Supervisor(common.workers, run, release=release, log=log).serve()
@@ -87,7 +87,7 @@ async def wait_for_workers(workers: Workers, stopping: asyncio.Event) -> None:
 
 
 def end_with_parent(life: int, end: Callable[[], None]) -> None:
-    """`end` when the parent has died, whatever of."""
+    """Call `end` when the parent has died for any reason."""
     loop = asyncio.get_running_loop()
 
     def ended() -> None:
@@ -98,7 +98,7 @@ def end_with_parent(life: int, end: Callable[[], None]) -> None:
 
 
 async def work(seat: Seat, common: Common, stderr: QueuedText) -> None:
-    """A worker, until SIGTERM or SIGINT. Reloads come from the control process."""
+    """Run a worker until SIGTERM or SIGINT. Reloads come from the control process."""
     loop, stopping, at_once = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
     def interrupt() -> None:

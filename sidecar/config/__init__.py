@@ -1,1 +1,1 @@
-"""YAML to one frozen Config; every error at once, each with its place."""
+"""YAML to one frozen Config; all errors at once, each with its location."""

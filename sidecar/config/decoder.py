@@ -1,8 +1,8 @@
-"""Decodes YAML nodes to values of a declared type; reports each unknown key, wrong type and missing field in its place.
+"""Decodes YAML nodes to values of a declared type; reports unknown keys, wrong types and missing fields at their place.
 
 msgspec.inspect reads the types, so that the document's structs, the decoder and the JSON Schema cannot differ. Two
 annotations go beyond what msgspec knows: `leaf` (a text with a parser) and `made` (a value built from an entry). A
-mapping of at most one entry leaves its key out of the path, so that a list of them reads `routes[2].scopes`.
+mapping of at most one entry omits its key from the path, so that a list of them gives `routes[2].scopes`.
 """
 
 import math
@@ -22,26 +22,26 @@ Parse = Callable[[str], object]
 Make = Callable[[Any, Path, Report], object]
 
 _type_of = lru_cache(inspect.type_info)
-"""A model has some hundred types, and is the same at each load."""
+"""A model has about a hundred types, and is the same at each load."""
 
 
 def leaf(parse: Parse, description: str, pattern: str = "") -> Meta:
-    """Declares a value that is one text in the file and what `parse` returns in the program."""
+    """Declares a value that is text in the file and the result of `parse` in the program."""
     schema = {"pattern": pattern} if pattern else {}
     return Meta(description=description, extra={"parse": parse}, extra_json_schema=schema)
 
 
 def made(make: Make, *entries: object) -> Meta:
-    """Declares a value that the file writes as one of `entries`; `make(entry, path, report)` returns the value.
+    """Declares a value that is one of `entries` in the file; `make(entry, path, report)` returns the value.
 
-    `make` reports what is wrong with an option, and raises ValueError where it cannot return anything.
+    `make` reports what is wrong with an option, and raises ValueError if it cannot return a value.
     """
     kinds = tuple(map(inspect.type_info, entries))
     return Meta(extra={"entry": kinds[0] if len(kinds) == 1 else inspect.UnionType(kinds), "make": make})
 
 
 class Default:
-    """A default: as the file would write it (None: as it is when left out), and as the program uses it."""
+    """A default: as written in the file (None: as when left out), and as used by the program."""
 
     def __init__(self, written: object, value: object) -> None:
         self.written, self._value = written, value
@@ -100,7 +100,7 @@ def _text(text: str, tag: str) -> str:
 
 def _long_enough(text: str, kind: inspect.Type) -> str:
     if isinstance(kind, inspect.StrType) and len(text) < (kind.min_length or 0):
-        # An empty `client_ca` or `tenant`, as from an unset variable, would lift the restriction that it stands for.
+        # An empty `client_ca` or `tenant`, as from an unset variable, would lift its restriction.
         raise ValueError("must not be empty: leave it out for none")
     return text
 
@@ -158,7 +158,7 @@ _MOST_NAMES = 20
 
 
 class _Invalid(Enum):
-    """Stands for a value that could not be decoded; its problem is reported already."""
+    """Marks a value that could not be decoded; its problem has been reported."""
 
     INVALID = auto()
 
@@ -167,7 +167,7 @@ _INVALID = _Invalid.INVALID
 
 
 class Declared(NamedTuple):
-    """A type without its annotations, and what `leaf` or `made` declared of it."""
+    """A type without its annotations, and its declaration by `leaf` or `made`."""
 
     kind: inspect.Type
     parse: Parse | None = None
@@ -197,7 +197,7 @@ def declared(kind: inspect.Type) -> Declared:
 
 
 def type_in_file(field: inspect.Field) -> inspect.Type:
-    """The type of a field in the file: None stands for a value that is left out, and is not written."""
+    """The type of a field in the file: None means that the value is left out, and is never written."""
     optional = isinstance(field.default_factory, Default) and field.default_factory.written is None
     if not optional or not isinstance(field.type, inspect.UnionType):
         return field.type
@@ -206,7 +206,7 @@ def type_in_file(field: inspect.Field) -> inspect.Type:
 
 
 def decode(root: Node, model: type[T], report: Report, environ: Mapping[str, str]) -> T | None:
-    """The document, with defaults where a value is wrong; None where it cannot be decoded at all."""
+    """The document, with defaults for invalid values; None if it cannot be decoded at all."""
     value = _Decoder(report, environ).value(root, _type_of(cast(Any, model)), ())
     return value if isinstance(value, model) else None
 
@@ -351,18 +351,18 @@ class _Decoder:
 
 
 def _blamed(text: str) -> str:
-    """Where a value came from that is wrong: the line of the file is right."""
+    """The source of a wrong value, if it is not the line of the file itself."""
     names = sorted({name for _, name, _ in VARIABLE.findall(text) if name})
     return f" (the value is that of {', '.join(names)})" if names else ""
 
 
 def _known(names: Collection[str]) -> str:
-    """The names, where they are few enough for one line."""
+    """The names, if they are few enough for one line."""
     return f" (known are {', '.join(sorted(names))})" if len(names) <= _MOST_NAMES else ""
 
 
 def _choose(node: Node, kind: inspect.Type) -> inspect.Type:
-    """The member of a union that fits the shape of the node; the union itself where none does."""
+    """The member of a union that matches the shape of the node; the union itself if none does."""
     if not isinstance(kind, inspect.UnionType):
         return kind
     null = isinstance(node, Scalar) and node.tag == "null"
@@ -395,12 +395,12 @@ def _besides(kind: inspect.Type, member: inspect.Type) -> str:
 
 
 def _holds_word(node: Node, member: inspect.Type) -> bool:
-    """Whether the node is one of the words that `member` lists: `only`, where a truth value may stand, too."""
+    """Whether the node is one of the words in `member`: such as `only`, where a boolean is also allowed."""
     return isinstance(member, inspect.LiteralType) and isinstance(node, Scalar) and node.text in member.values
 
 
 def _may_be(node: Entries, member: inspect.Type, union: inspect.UnionType) -> bool:
-    """Where a struct and a mapping of free keys may both stand: what has a key that the struct needs is the struct."""
+    """If both a struct and a mapping of free keys are allowed: it is the struct if it has a required key."""
     kinds = [declared(other).kind for other in union.types]
     structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]
     if not structs or not any(isinstance(kind, inspect.DictType) for kind in kinds):

@@ -1,7 +1,7 @@
 """The configuration file: one struct for each mapping, which is also what the program uses.
 
-From these types come the decoding of a file, its error messages, its defaults and the JSON Schema. A section on keys,
-quotas or routes stands in `policy`.
+From these types come the decoding of a file, its error messages, its defaults and the JSON Schema. Sections on keys,
+quotas or routes are in `policy`.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ from sidecar.config.routes import CorsEntry, DefaultsEntry, ErrorEntry, RouteOrG
 from sidecar.core.model import Cors, Mode
 from sidecar.usage.anomalies import Unusual
 
-# The data listener, and what a client may take up.
+# The data listener, and the resources of a client.
 
 
 class ListenerTls(Entry, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where. A report collects every problem before it raises any."""
+"""What is wrong with a configuration, and where. A report collects all problems before it raises."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong. As text it is one line, whatever characters the file holds."""
+    """One problem. As text it is one line, whatever characters the file contains."""
 
     file: str
     line: int
@@ -49,7 +49,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` holds everything that is wrong, in the order of the file."""
+    """The configuration cannot be used. `problems` contains all problems, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -57,7 +57,7 @@ class ConfigError(Exception):
 
 
 class Report:
-    """Remembers the place of each value, and collects problems."""
+    """Records the place of each value, and collects problems."""
 
     def __init__(self, root: Place) -> None:
         self._places: dict[Path, tuple[Place, Place]] = {(): (root, root)}
@@ -68,12 +68,12 @@ class Report:
         self._notes: list[tuple[Place, Path, str]] = []
 
     def place(self, path: Path, key: Place, value: Place) -> None:
-        """Notes where the key and the value at `path` stand (an item of a list has no key: its own place twice)."""
+        """Records the places of the key and the value at `path` (an item of a list has no key: its own place twice)."""
         self._places[path] = (key, value)
         self._names.setdefault(path[:-1], {})[str(path[-1])] = None
 
     def keep(self, path: Path, positions: Iterable[int]) -> None:
-        """Notes which items of the list at `path` could be decoded."""
+        """Records which items of the list at `path` could be decoded."""
         self._kept[path] = tuple(positions)
 
     def numbered(self, path: Path, items: Sequence[T]) -> Iterator[tuple[Path, T]]:
@@ -82,19 +82,19 @@ class Report:
         return (((*path, position), item) for position, item in zip(positions, items, strict=True))
 
     def one_or_numbered(self, path: Path, items: Sequence[T]) -> Iterator[tuple[Path, T]]:
-        """As `numbered`; the one item that the file writes without a list stands at `path` itself."""
+        """As `numbered`; a single item that is written without a list is at `path` itself."""
         return self.numbered(path, items) if path in self._kept else ((path, item) for item in items)
 
     def problem(self, path: Path, message: str) -> None:
-        """Reports the value at `path`; a missing one at the mapping that should hold it."""
+        """Reports the value at `path`; a missing one at the mapping that should contain it."""
         self._found.append((self._nearest(path)[1], path, message))
 
     def key_problem(self, path: Path, message: str, place: Place | None = None) -> None:
-        """Reports the key at `path`. place: where another key than the noted one of `path` is wrong."""
+        """Reports the key at `path`. place: if another key than the recorded one of `path` is wrong."""
         self._found.append((place or self._nearest(path)[0], path, message))
 
     def doubt(self, path: Path, message: str) -> None:
-        """Warns of the key at `path`: it can be used, but is hardly meant."""
+        """Warns about the key at `path`: it is valid, but probably a mistake."""
         self._doubts.append((self._nearest(path)[0], path, f"warning: {message}"))
 
     def note(self, path: Path, message: str) -> None:
@@ -147,7 +147,7 @@ def unreadable(place: Place, message: str) -> ConfigError:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing where no known name is close."""
+    """` (did you mean 'x'?)`, or empty if no known name is close."""
     lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), lower, n=1)
     return f" (did you mean '{lower[close[0]]}'?)" if close else ""

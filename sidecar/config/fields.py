@@ -1,7 +1,7 @@
 """The leaves of the configuration: each a type, the parser of its text, a description and a pattern.
 
-A parser raises ValueError with what the text must be; it echoes no URL, which may hold a password. The pattern is for
-editors (JSON Schema) and admits everything that the parser admits; the parser decides.
+A parser raises ValueError with what the text must be; it never echoes a URL, which may contain a password. The pattern
+is for editors (JSON Schema) and allows everything that the parser allows; the parser decides.
 """
 
 import os
@@ -23,17 +23,17 @@ from sidecar.limiter.redis.url import RedisUrl, parse_redis_url
 
 
 def default(written: object, value: object, *, name: str | None = None) -> Any:
-    """A field's default. `name` is the key in the file where it is not the field's name."""
+    """A field's default. `name` is the key in the file if it differs from the field's name."""
     return field(default_factory=Default(written, value), name=name)
 
 
 def left_out(value: object = None, *, name: str | None = None) -> Any:
-    """The value of an option that has no default in the file. The file cannot write `null` for it."""
+    """The value of an option without a default in the file. The file cannot say `null` for it."""
     return field(default_factory=Default(None, value), name=name)
 
 
 def renamed(name: str, value: object) -> Any:
-    """A default that the file writes as the program does, of a field that the file calls `name`."""
+    """A default that is the same in the file and the program, of a field called `name` in the file."""
     return field(default=value, name=name)
 
 
@@ -72,7 +72,7 @@ _PATH_PREFIX = re.compile(r"(?:/[A-Za-z0-9\-._~!$&'()*+,=:@]+)*")
 _ADDRESS = "must be host:port, [ipv6]:port or unix:/path"
 _UPSTREAM = "must be http://host:port, https://host:port or unix:/path"
 _LONGEST_SOCKET_PATH = 107
-"""Bytes that `sun_path` holds on Linux, less its NUL."""
+"""Bytes of `sun_path` on Linux, without its NUL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_upstream(text: str) -> UpstreamUrl:
-    """The address behind an upstream URL; the port is the scheme's where none is given."""
+    """The address behind an upstream URL; the default port is the scheme's."""
     if text.startswith("unix:"):
         return UpstreamUrl(address=Address(path=_socket_path(text)), tls=False, authority="localhost", prefix="")
     url = _split(text)
@@ -131,7 +131,7 @@ def parse_upstream_host(text: str) -> str:
 
 
 def parse_prefix(text: str) -> str:
-    """A path to put before, or take from before, the client's: nothing, or segments that need no encoding."""
+    """A path prefix to add or remove: empty, or segments that need no encoding."""
     if not _PATH_PREFIX.fullmatch(text) or any(segment in (".", "..") for segment in text.split("/")):
         raise ValueError(
             "must be empty or a path such as /api, without a slash at its end and without % ; ? # or dots alone"
@@ -140,7 +140,7 @@ def parse_prefix(text: str) -> str:
 
 
 def parse_collector(text: str) -> str:
-    """The URL to send spans to; one without a path gets the path that OTLP/HTTP has for spans."""
+    """The URL to send spans to; one without a path gets OTLP/HTTP's path for spans."""
     try:
         url = urlsplit(text)
         port = url.port
@@ -237,11 +237,11 @@ RESERVED_HEADERS = HOP_BY_HOP | {
     b"x-forwarded-host",
     b"x-forwarded-proto",
 }
-"""What the sidecar itself handles; folded."""
+"""Headers that the sidecar itself handles; folded."""
 
 
 def matching(pattern: str, message: str) -> Callable[[str], str]:
-    """A parser that returns the whole text where the pattern fits it."""
+    """A parser that returns the whole text if the pattern matches it."""
     compiled = re.compile(pattern)
 
     def parse(text: str) -> str:
@@ -298,7 +298,7 @@ _parse_token_hash = matching(
 
 
 def parse_own_header(text: str) -> str:
-    """A header that the configuration may name: none that the sidecar itself handles."""
+    """A header that the configuration may name: not one that the sidecar itself handles."""
     if fold(parse_token(text).encode()) in RESERVED_HEADERS:
         raise ValueError("is a header that the sidecar itself handles: choose another name")
     return text
@@ -331,7 +331,7 @@ Timeout = Annotated[float, leaf(parse_timeout, _DURATION, DURATION_PATTERN)]
 Size = Annotated[int, leaf(parse_size, _SIZE, SIZE_PATTERN)]
 OptionalSize = Annotated[int | None, leaf(parse_size, _SIZE, SIZE_PATTERN)]
 SizeOrOff = Annotated[float, leaf(parse_size_or_off, "a size such as 1MiB, or off", f"^off$|{SIZE_PATTERN}")]
-"""Infinite where it is off."""
+"""Infinite if disabled."""
 FilePath = Annotated[str, Meta(description="the path of a file", min_length=1)]
 Period = Annotated[
     CalendarUnit | int,
@@ -377,7 +377,7 @@ Collector = Annotated[
         "^[hH][tT][tT][pP][sS]?://.+$",
     ),
 ]
-# An IPv4Network or IPv6Network; msgspec does not take a union of two classes.
+# An IPv4Network or IPv6Network; msgspec does not support a union of two classes.
 Network = Annotated[
     Any,
     leaf(parse_network, "an address or a network such as 10.0.0.0/8", "^[0-9A-Fa-f:.]+(%[^/]+)?(/[0-9.]+)?$"),

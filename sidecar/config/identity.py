@@ -20,7 +20,7 @@ from sidecar.core.headers import HeaderNames
 
 
 def parse_header_pattern(text: str) -> str:
-    """A header that the configuration may name, or what several begin with, followed by one `*`."""
+    """A header that the configuration may name, or the prefix of several, followed by one `*`."""
     beginning, star, rest = text.partition("*")
     if not star:
         return parse_own_header(text)

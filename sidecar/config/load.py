@@ -22,11 +22,10 @@ _MOST_SECRET_BYTES = 65_536
 
 
 class Environment(Mapping[str, str]):
-    """Environment variables, where NAME_FILE gives NAME the content of a file, without the newline at its end.
+    """Environment variables, in which NAME_FILE gives NAME the content of a file, without its final newline.
 
-    A file is read whenever its variable is asked for, so that a reload finds a new one. Reading a variable raises
-    ValueError, without any value, where its file is empty or cannot be read, or where a variable of ours is given in
-    both ways.
+    A file is read each time its variable is, so that a reload finds a new one. Reading a variable raises ValueError,
+    without any value, if its file is empty or unreadable, or if one of our variables is given in both ways.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -37,7 +36,7 @@ class Environment(Mapping[str, str]):
         if not file:
             return self._environ[name]
         if not name.startswith(_OURS) and name in self._environ:
-            return self._environ[name]  # NAME_FILE may be of another program, such as SSL_CERT_FILE.
+            return self._environ[name]  # NAME_FILE may belong to another program, such as SSL_CERT_FILE.
         if self._environ.get(name):
             raise ValueError(f"{name} and {name}_FILE are both set: unset one of them")
         return _content(f"{name}_FILE", file)
@@ -60,7 +59,7 @@ def _content(variable: str, file: str) -> str:
         raise ValueError(f"the file that {variable} names is larger than any secret")
     text = found.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
     if not text:
-        # A secret that was never filled in: without this, no admin listener would open, and nobody would say why.
+        # A secret that was never filled in: without this, the admin listener would silently stay closed.
         raise ValueError(f"the file that {variable} names is empty")
     return text
 
@@ -76,11 +75,11 @@ _SETTINGS = {"upstream": "url", "admin": "listen", "store": "url", "limiter": "u
 _LISTENERS = frozenset({"listen", "ops", "admin"})
 _NUMBERS = frozenset({"workers"})
 _BETWEEN_ADDRESSES = re.compile(r",\s*(?=unix:|[^,/]*:[0-9]+(?:,|$))")
-"""A comma, but none within the path of a Unix socket."""
+"""A comma, except in the path of a Unix socket."""
 
 
 class Override(str):
-    """A value with its source. A plain str came from the command-line option of its name."""
+    """A value with its source. A plain str is from the command-line option of its name."""
 
     __slots__ = ("source",)
 
@@ -101,7 +100,7 @@ def overrides_from(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def apply_overrides(root: Node, overrides: Mapping[str, str]) -> Node:
-    """`root` with each override in place of the file's value; the options beside an address stay."""
+    """`root` with overrides instead of the file's values; the options next to an address stay."""
     if not isinstance(root, Entries):
         return root
     entries = list(root.entries)
@@ -111,7 +110,7 @@ def apply_overrides(root: Node, overrides: Mapping[str, str]) -> Node:
 
 
 def _node(name: str, value: str) -> Node:
-    """The addresses of a listener are a list if there are several, with commas between."""
+    """The addresses of a listener are a list if there are several, separated by commas."""
     place = Place(getattr(value, "source", f"--{name}"))
     texts = _BETWEEN_ADDRESSES.split(value) if name in _LISTENERS else [value]
     tag = "var" if name in _NUMBERS else "str"
@@ -139,7 +138,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 def load(path: str, *, overrides: Mapping[str, str] = _NONE, environ: Mapping[str, str]) -> Config:
     """Loads the file at `path`. Raises ConfigError with every problem. Blocks: it reads the file.
 
-    overrides: values of NAMES in place of the file's; a `${VAR}` in them is text.
+    overrides: values of NAMES that replace the file's; a `${VAR}` in them is text.
     environ: the values of `${VAR}` in the file, and SIDECAR_ADMIN_TOKEN; each may be in a file (`Environment`). No
     message repeats one of them.
     """
@@ -165,7 +164,7 @@ def _load(path: str, overrides: Mapping[str, str], environ: Mapping[str, str]) -
 
 
 def read_file(path: str, *, most: int = MAX_BYTES) -> bytes:
-    """Its bytes, at most one more than `most`. Raises ConfigError."""
+    """The file's bytes, at most one more than `most`. Raises ConfigError."""
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             return file.read(most + 1)
@@ -175,17 +174,17 @@ def read_file(path: str, *, most: int = MAX_BYTES) -> bytes:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opening a named pipe without a writer would block for ever; opened like this, it is empty."""
+    """Opening a named pipe without a writer would block for ever; opened this way, it is empty."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 _WORD = re.compile(r"'([^']+)'|[^\s',;()]+")
-"""A part of a value that a message repeats is in quotes, or is a word by itself."""
+"""A part of a value that a message repeats is in quotes, or is a separate word."""
 _LEAST_QUOTED = 3
 _LEAST_WORD = 8
-"""Shorter words are our own ones: `must be true or false` says nothing of a value that holds `true`."""
+"""Shorter words are our own: `must be true or false` reveals nothing about a value that contains `true`."""
 _LEAST_VALUE = 4
 
 

@@ -1,7 +1,7 @@
-"""A large YAML or JSON document, read in part: what an outline names, each value with its place.
+"""Reads parts of a large YAML or JSON document: what an outline names, each value with its place.
 
-What the outline leaves out is parsed and dropped at once, so that memory is bounded by what it names. An OpenAPI
-document of 20 MB is mostly schemas and examples, which nobody here needs.
+Everything else is parsed and discarded immediately, so that memory is bounded by what the outline names. An OpenAPI
+document of 20 MB is mostly schemas and examples, which are not needed here.
 """
 
 import json
@@ -17,11 +17,11 @@ from sidecar.config.yaml_tree import Entries, Items, Node, Scalar, place_of, tex
 
 MOST_BYTES = 32 << 20
 MOST_NODES = 2_000_000
-"""Of what the outline names, every alias expanded: a few lines of aliases of aliases can stand for billions."""
+"""Most nodes that the outline names, with aliases expanded: a few lines of nested aliases can mean billions."""
 MOST_DEPTH = 100
 
 Outline = Mapping[str, "Outline"] | None
-"""Keys of a mapping that are read, `*` for every other one, and what of their values; None is everything.
+"""Keys of a mapping that are read, `*` for every other one, and which parts of their values; None: everything.
 
 The outline of a list is that of each of its items.
 """
@@ -47,7 +47,7 @@ def read_outline(data: bytes, file: str, outline: Outline) -> Node:
     try:
         return _JsonReader(text, file).read(outline)
     except ConfigError:
-        # A mapping in braces may be YAML as well; what is neither is told as JSON.
+        # A mapping in braces may also be YAML; if it is neither, the JSON error is reported.
         try:
             return _YamlReader(file).read(text, outline)
         except ConfigError:
@@ -56,7 +56,7 @@ def read_outline(data: bytes, file: str, outline: Outline) -> Node:
 
 
 def _below(outline: Outline, key: str) -> Outline:
-    """What is read of the value of `key`; `_NOTHING` where the value is left out."""
+    """Which part of the value of `key` is read; `_NOTHING` if the value is left out."""
     if outline is None:
         return None
     return outline[key] if key in outline else outline.get("*", _NOTHING)
@@ -72,16 +72,16 @@ class _Frame:
     place: Place
     outline: Outline
     wanted: bool
-    """Whether the outline names it; an anchored value that it does not name is kept for its aliases alone."""
+    """Whether the outline names it; an anchored value that it does not name is kept only for its aliases."""
     mapping: bool
     anchor: str | None
     key: Scalar | None = None
     entries: list[tuple[Scalar, Node]] = field(default_factory=list)
     items: list[Node] = field(default_factory=list)
     size: int = 1
-    """Values in it, every alias expanded."""
+    """Number of values in it, with aliases expanded."""
     skipped: int = 0
-    """How many collections around it are left out: it is there for its aliases alone."""
+    """How many enclosing collections are left out: it is kept only for its aliases."""
 
     def node(self) -> Node:
         return (
@@ -97,7 +97,7 @@ class _YamlReader:
     root: Node | None = None
     documents: int = 0
     skipped: int = 0
-    """How many collections are open that the outline leaves out, below the last of `frames`."""
+    """How many open collections below the last of `frames` the outline leaves out."""
 
     def read(self, text: str, outline: Outline) -> Node:
         try:
@@ -116,7 +116,7 @@ class _YamlReader:
         return self.root
 
     def _skip(self, event: Any) -> None:
-        """Most events of a large document come here."""
+        """Skip an event; most events of a large document end here."""
         kind = type(event)
         if kind in _ENDS:
             self.skipped -= 1
@@ -163,7 +163,7 @@ class _YamlReader:
         return bool(self.frames) and self.frames[-1].mapping and self.frames[-1].key is None
 
     def _outline(self, root: Outline) -> Outline:
-        """Of the value that comes next."""
+        """The outline of the next value."""
         if not self.frames:
             return root
         frame = self.frames[-1]
@@ -235,7 +235,7 @@ class _YamlReader:
             self._put(node, size, event)
 
     def _put(self, node: Node, size: int, event: Any) -> None:
-        """Gives a value to the collection around it."""
+        """Add a value to the enclosing collection."""
         if not self.frames:
             self.root = node
             return
@@ -250,13 +250,13 @@ class _YamlReader:
             frame.key = None
 
     def _drop(self) -> None:
-        """Leaves a value out."""
+        """Discard a value."""
         if self.frames:
             self.frames[-1].key = None
 
 
 def _merged(entries: list[tuple[Scalar, Node]]) -> Iterator[tuple[Scalar, Node]]:
-    """The entries with those that merge keys (`<<: *common`) bring where the mapping has none of that key itself."""
+    """The entries, with those of merge keys (`<<: *common`) for keys that the mapping itself lacks."""
     known = {key.text for key, _ in entries}
     for key, value in entries:
         if key.tag != "merge":
@@ -302,7 +302,7 @@ class _JsonReader:
         return node
 
     def _place(self) -> Place:
-        """Of where reading has come to. Lines are counted on from the last place that was asked for."""
+        """The current place. Lines are counted from the last requested place."""
         if self._at < self._counted:
             self._counted, self._line, self._line_start = 0, 1, 0
         self._line += self._text.count("\n", self._counted, self._at)
@@ -314,7 +314,7 @@ class _JsonReader:
         raise unreadable(self._place(), f"is not JSON: {message}")
 
     def _peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """The next character that is not a space; empty at the end."""
         char = self._text[self._at : self._at + 1]
         if char > " ":
             return char
@@ -337,7 +337,7 @@ class _JsonReader:
                 return Scalar(_CONSTANTS[value], "null" if value is None else "bool", place)
 
     def _skip(self) -> Any:
-        """Reads a value of any kind at once."""
+        """Read a value of any kind."""
         self._peek()
         value, self._at = _DECODER.raw_decode(self._text, self._at)
         return value
@@ -364,7 +364,7 @@ class _JsonReader:
         return Items(tuple(self._value(outline, depth) for _ in self._between("]")), place)
 
     def _between(self, end: str) -> Iterator[None]:
-        """Once before each value of a collection that ends with `end`."""
+        """Yields once before each value of a collection that ends with `end`."""
         self._at += 1
         if self._peek() == end:
             self._at += 1

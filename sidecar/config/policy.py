@@ -1,7 +1,7 @@
 """The sections on keys, scopes, quotas and paths.
 
-A struct is a mapping of the file. A struct whose name ends in `Entry` becomes another value: at once, by the function
-beside it, or in `build`, where the names in it are resolved. Every other struct is what the program uses.
+A struct is a mapping in the file. A struct whose name ends in `Entry` is converted to another value: immediately, by
+the function next to it, or in `build`, which resolves its names. The program uses every other struct as it is.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,14 +19,14 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileIdentity:
-    """Differs once the file is written, replaced, or reached by another link. A missing file has an identity, too."""
+    """Changes when the file is written, replaced, or reached by another link. A missing file also has an identity."""
 
     real_path: str
-    """Behind every symbolic link: Kubernetes changes a ConfigMap by pointing `..data` to another folder."""
+    """After resolving symbolic links: Kubernetes changes a ConfigMap by pointing `..data` to another folder."""
     device: int = 0
     inode: int = 0
     changed_ns: int = 0
-    """ctime, which no one can set back: it changes with bytes, mode and owner."""
+    """ctime, which cannot be set back: it changes with content, mode and owner."""
     size: int = -1
 
 
@@ -57,7 +57,7 @@ class Mount:
 
 
 def mounts_of(file: str = MOUNTS) -> list[Mount]:
-    """The mounts that this process sees. Raises OSError."""
+    """The mounts visible to this process. Raises OSError."""
     lines = Path(file).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     parts = ((line.split(" "), line.partition(" - ")[2].split(" ")[0]) for line in lines if line.count(" ") > 4)
     return [Mount(device=words[2], point=_unescaped(words[4]), kind=kind) for words, kind in parts]
@@ -68,9 +68,9 @@ def _unescaped(point: str) -> str:
 
 
 def is_mounted_alone(path: str, *, mounts: str = MOUNTS) -> bool:
-    """Whether the file is a mount of its own, as a `subPath` of Kubernetes is: a replacement is then never noticed.
+    """Whether the file is a separate mount, like a `subPath` of Kubernetes: a replacement is then never noticed.
 
-    mounts: as for `mounts_of`; False where there is no such file.
+    mounts: as for `mounts_of`; False if there is no such file.
     """
     try:
         points = [mount.point for mount in mounts_of(mounts)]
@@ -124,9 +124,9 @@ def without_restart(running: Config, wanted: Config) -> tuple[Config, tuple[str,
 
 
 def share_of(config: Config, workers: int) -> Config:
-    """What one of `workers` processes may hold of what the configuration gives to all of them together.
+    """The share of one of `workers` processes in the limits that the configuration sets for all of them.
 
-    Not divided is `connections_per_address`: which of them gets the connections of one client is chance.
+    `connections_per_address` is not divided: any of them may get the connections of one client.
     """
     limits = structs.replace(
         config.limits,

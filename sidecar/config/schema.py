@@ -1,4 +1,4 @@
-"""The JSON Schema (2020-12) of the configuration file, for editors; from the same types that a file is decoded with.
+"""The JSON Schema (2020-12) of the configuration file, for editors; made from the types that decode a file.
 
 Wherever a number, a boolean or one of several words is allowed, a text with `${VAR}` is allowed, too.
 """
@@ -32,11 +32,11 @@ _RELEASED_NAMES: Mapping[type, str] = {
     identity.Identity: "IdentityEntry",
     policy.KeySettings: "KeysEntry",
 }
-"""Names under `$defs` that other schemas may refer to; the name of the class where it is not here."""
+"""Names under `$defs` that other schemas may refer to; by default the name of the class."""
 
 
 def json_schema(model: type[Struct] = document.Document, title: str = "sidecar configuration") -> dict[str, Any]:
-    """Of a file that is decoded to `model`."""
+    """The schema of a file that is decoded to `model`."""
     definitions: dict[str, Any] = {}
     root = _Writer(definitions).schema(inspect.type_info(model))
     return {
@@ -80,7 +80,7 @@ class _Writer:
                 return _scalar(kind)
 
     def _members(self, kind: inspect.Type) -> list[dict[str, Any]]:
-        """A union within a union is one union."""
+        """The members of a union; nested unions are flattened."""
         entry = declared(kind).entry
         if isinstance(entry, inspect.UnionType):
             return [self.schema(member) for member in entry.types]
@@ -152,7 +152,7 @@ def _bounds(ge: float | None, le: float | None) -> dict[str, float]:
 
 
 def _written(value: object) -> Any:
-    """A default as the file would write it."""
+    """A default as written in the file."""
     if isinstance(value, Struct):
         return {field.encode_name: _option(field, value) for field in _given(value)}
     if isinstance(value, list | tuple):
@@ -161,7 +161,7 @@ def _written(value: object) -> Any:
 
 
 def _given(value: Struct) -> list[msgspec.structs.FieldInfo]:
-    """The fields of `value` but for those that are left out."""
+    """The fields of `value` except those that are left out."""
     return [
         field
         for field in msgspec.structs.fields(value)

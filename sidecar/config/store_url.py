@@ -1,6 +1,6 @@
 """The URL of a key store: a file of SQLite, a database of PostgreSQL, or a file of records.
 
-A wrong one is never echoed, and a right one is shown without its user and password.
+An invalid URL is never echoed, and a valid one is shown without its user and password.
 """
 
 import os
@@ -60,7 +60,7 @@ def parse_replica(text: str) -> str:
 
 
 def _postgresql(text: str) -> str:
-    """As libpq reads it, but for options that nobody here would apply."""
+    """Parsed like libpq, without options that are not supported here."""
     found = _POSTGRESQL_URL.fullmatch(text)
     if found is None:
         raise ValueError(f"must be {_POSTGRESQL}; in a password, @ : / ? # and % must be percent-encoded")
@@ -112,7 +112,7 @@ def shown_store(store: str) -> str:
 
 
 def password_of(store: str) -> str:
-    """The password in a parsed store URL, as it is written there; empty for none."""
+    """The password in a parsed store URL, as written; empty for none."""
     user = store.partition("?")[0].partition("://")[2].rpartition("@")[0]
     return "" if is_sqlite(store) else user.partition(":")[2]
 

@@ -25,7 +25,7 @@ class Scalar:
     tag: str
     place: Place
     literal: bool = False
-    """Not from the file: `${VAR}` in it is plain text."""
+    """Whether it is not from the file: then `${VAR}` in it is plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def read_nodes(data: bytes, file: str) -> Node:
 
 
 def text_of(data: bytes, file: str) -> str:
-    """Raises ConfigError where it is not UTF-8; a byte order mark is no part of it."""
+    """Raises ConfigError if it is not UTF-8; a byte order mark is removed."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -93,7 +93,7 @@ def _not_yaml(error: yaml.MarkedYAMLError, file: str) -> ConfigError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes no tags, and no more than MAX_NODES and MAX_DEPTH: the composer is recursive."""
+    """Composes no tags, and at most MAX_NODES and MAX_DEPTH: the composer is recursive."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -155,11 +155,11 @@ class _Expansion:
 
 
 def place_of(mark: Any, file: str) -> Place:
-    """Of a mark of PyYAML, which may be missing."""
+    """The place of a PyYAML mark, which may be missing."""
     return Place(file, mark.line + 1, mark.column + 1) if mark is not None else Place(file, 1, 1)
 
 
-# Tables of thousands of lines: from the events of libyaml, in a sixth of the time. Its messages are other ones.
+# Tables of thousands of lines: built from libyaml's events, in a sixth of the time. Its messages differ.
 
 
 MOST_TABLE_BYTES = 8 << 20
@@ -187,7 +187,7 @@ def read_table(data: bytes, file: str) -> Node:
 
 
 class _Events:
-    """Builds nodes while it reads. What an alias repeats is the same node, and counts again each time."""
+    """Builds nodes while reading. An alias repeats the same node, which counts again each time."""
 
     def __init__(self, text: str, file: str) -> None:
         self._loader = _EVENTS(text)
@@ -198,7 +198,7 @@ class _Events:
         """A node, its size and its height; None while it is open."""
 
     def document(self) -> Node | None:
-        """Raises ConfigError, and what PyYAML raises."""
+        """Raises ConfigError, and exceptions of PyYAML."""
         self._next()
         if isinstance(event := self._next(), yaml.StreamEndEvent):
             return None

@@ -1,4 +1,4 @@
-"""What a key looks like (prefix, random part, checksum) and what is stored in its place (digests)."""
+"""The format of a key (prefix, random part, checksum), and what is stored instead of it (digests)."""
 
 import hmac
 import math
@@ -39,23 +39,23 @@ def base62(value: int, digits: int) -> str:
 
 @cache
 def _powers(pairs: int) -> tuple[int, ...]:
-    """What the digits of a number in pairs are worth, the highest first."""
+    """The values of a number's digits in pairs, the highest first."""
     return tuple(len(_PAIRS) ** place for place in reversed(range(pairs)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """A key's plaintext, on its way to the one who asked for it."""
+    """A key's plaintext, on its way to the person who requested it."""
 
     text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFormat:
-    """`length` base62 characters after the prefix, the last `checksum_length` of them a CRC32 of all before.
+    """`length` base62 characters after the prefix, the last `checksum_length` of them a CRC32 of everything before.
 
-    Six checksum characters hold the whole CRC32 and so catch every single wrong character; fewer hold it modulo
-    62**n and let one mistake in 62**n pass to the store. Raises ValueError when under 128 random bits remain.
+    Six checksum characters contain the whole CRC32 and so catch every single wrong character; fewer contain it modulo
+    62**n, and one mistake in 62**n reaches the store. Raises ValueError if fewer than 128 random bits remain.
     """
 
     length: int = 43
@@ -96,7 +96,7 @@ class KeyFormat:
 
 
 STORED_RANDOM = 4
-"""Random characters after its prefix that are stored readably of a key: 14 million beginnings to tell keys by."""
+"""Random characters after a key's prefix that are stored readably: 14 million values to distinguish keys."""
 
 
 def looks_secret(text: str) -> bool:
@@ -105,7 +105,7 @@ def looks_secret(text: str) -> bool:
 
 
 def beginning(text: str) -> str:
-    """As much of a text as an error message may repeat, though it may be a key, or a part of one."""
+    """As much of a text as an error message may repeat, even if it is a key or part of one."""
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
@@ -125,7 +125,7 @@ def pasted(text: str) -> str:
 
 
 def wrapped(secret: str) -> str:
-    """Return what was set along with a secret by mistake, `quotes` or `spaces`; empty where nothing was."""
+    """Return what surrounds a secret by mistake, `quotes` or `spaces`; empty if nothing does."""
     if secret != secret.strip():
         return "spaces"
     return "quotes" if len(secret) > 1 and secret[0] == secret[-1] and secret[0] in QUOTES else ""
@@ -140,25 +140,25 @@ class Pepper:
 
     @classmethod
     def of(cls, secret: bytes) -> "Pepper":
-        """The id follows from the secret, so that it needs no configuration and a wrong pepper is noticed."""
+        """The id is derived from the secret: it needs no configuration, and a wrong pepper is noticed."""
         return cls(id=sha256(b"sidecar-pepper-id" + secret).hexdigest()[:8], secret=secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignKeys:
-    """Keys made elsewhere: what they begin with, and how they are hashed there.
+    """Keys made elsewhere: their prefix, and how they are hashed there.
 
-    They have no checksum of ours, so that every text that begins like one is looked up.
+    They lack our checksum, so every text with their prefix is looked up.
     """
 
     prefix: str
-    """Empty: every text that does not begin as a key of ours does."""
+    """Empty: every text without our own prefix."""
     hash: ForeignHash = PLAIN
     pepper: bytes | None = field(default=None, repr=False)
 
     @property
     def algorithm(self) -> str:
-        """As it stands beside a stored digest."""
+        """As stored with a digest."""
         return PLAIN if self.pepper is None else f"{self.hash}:{Pepper.of(self.pepper).id}"
 
     def digest(self, key: bytes) -> bytes:
@@ -193,7 +193,7 @@ class Hasher:
     def candidates(self, text: str) -> Mapping[bytes, str]:
         """Every way in which this key may be stored: digest to algorithm, that of new keys first.
 
-        Without a pepper too, always: keys issued before one was set keep working.
+        Always includes the form without a pepper: keys issued before one was set keep working.
         """
         key = text.encode("utf-8")
         found = {hmac.digest(secret, key, "sha256"): algorithm for algorithm, secret in self._peppers}

@@ -7,15 +7,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 Network = IPv4Network | IPv6Network
 _MAX_KNOWN = 4096
 _MAPPED_BITS = 96
-"""Before an IPv4 address in an IPv6 one (RFC 4291 section 2.5.5.2)."""
+"""The prefix of an IPv4 address inside an IPv6 one (RFC 4291 section 2.5.5.2)."""
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9A-Fa-f:.]+)")
-"""Without a zone, which may hold anything and means nothing beyond a link."""
+"""Without a zone, which may contain anything and has no meaning beyond a link."""
 
 
 class TrustedProxies:
-    """Peers whose forwarding header is believed.
+    """Peers whose forwarding header is trusted.
 
-    header: the one header they speak, `x-forwarded-for` or `forwarded`; the other is never believed, because a proxy
+    header: the header that they set, `x-forwarded-for` or `forwarded`; the other one is never trusted, because a proxy
     that sets one usually passes the other on as the client wrote it.
     """
 
@@ -37,7 +37,7 @@ class TrustedProxies:
     def client_address(self, peer: str, fields: Mapping[bytes, Sequence[bytes]]) -> str:
         """The right-most address that does not belong to a trusted proxy; the peer's if the chain has none.
 
-        A malformed entry ends the walk: what stands left of it is hearsay.
+        A malformed entry ends the search: entries to its left cannot be trusted.
         """
         address = peer
         if not self._networks or not self.trusts(peer):
@@ -75,7 +75,7 @@ def _unmapped_network(network: Network) -> Network:
 
 
 def address_subject(address: str) -> str:
-    """What a quota by address counts: an IPv6 client by its /64, because it has all of that."""
+    """What a quota by address counts: an IPv6 client by its /64, because it controls all of it."""
     if ":" not in address:
         return address
     try:
@@ -94,7 +94,7 @@ def _forwarded_for(element: str) -> str:
 
 
 def _parse_node(text: str) -> str | None:
-    """An address out of `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; None for anything else."""
+    """The address in `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1` or `[2001:db8::1]:80`; None for anything else."""
     found = _NODE.fullmatch(text)
     if found is None:
         return None

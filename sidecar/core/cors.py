@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from sidecar.core.model import EVERY, Cors, Headers, Policy, RequestHead, Response, Route, Source
 
-# The origins that a configuration names, and what a request says of its own.
+# The origins in a configuration, and the Origin of a request.
 
 
 _ADDRESS = re.compile(
@@ -115,7 +115,7 @@ def origin_of(headers: Headers) -> bytes | None:
 
 
 def requested_method(head: RequestHead) -> str | None:
-    """What a preflight asks for; None if the request is not a preflight (Fetch, section 3.2.2)."""
+    """The method that a preflight asks for; None if the request is not a preflight (Fetch, section 3.2.2)."""
     if head.method != "OPTIONS" or origin_of(head.headers) is None:
         return None
     method = _only(head.headers, b"access-control-request-method")
@@ -127,7 +127,7 @@ def _only(headers: Headers, wanted: bytes) -> bytes | None:
     return values[0] if len(values) == 1 else None
 
 
-# What browsers are told.
+# Headers for browsers.
 
 
 _ALLOW_ORIGIN, _CORS_NAMES = b"Access-Control-Allow-Origin", b"access-control-"
@@ -155,13 +155,13 @@ class CorsFields:
     def of_response(self, headers: Headers) -> Headers:
         """Fields of the response to a request with `headers`; none to an origin that is not listed.
 
-        Where any origin may read it, they are the same to everyone, because a cache may keep them.
+        If any origin may read it, they are the same for everyone, because a cache may keep them.
         """
         allowed = self._origin(headers)
         return () if allowed is None else (allowed, *self._of_response)
 
     def of_preflight(self, head: RequestHead, method: str, route: Route) -> Headers:
-        """method: what is asked for, of a route that has it."""
+        """method: the requested method, which the route has."""
         allowed = self._origin(head.headers)
         if allowed is None:
             return ()
@@ -176,7 +176,7 @@ class CorsFields:
 
 
 def tells_browsers(names: Iterable[bytes]) -> bool:
-    """names: of a response's headers, in lower case."""
+    """names: those of a response's headers, in lower case."""
     for name in names:  # noqa: SIM110 - a generator takes three times as long
         if name.startswith(_CORS_NAMES):
             return True
@@ -193,7 +193,7 @@ def _listed(names: Iterable[str]) -> bytes:
     return ", ".join({name.lower(): name for name in names}.values()).encode()
 
 
-# What caches are told.
+# Headers for caches.
 
 
 _PRIVATE, _NO_STORE = (b"Cache-Control", b"private"), (b"Cache-Control", b"no-store")
@@ -204,14 +204,14 @@ _CLOSED = frozenset({b"private", b"no-store"})
 
 
 _MOST_KEPT = 64
-"""Answers to what upstreams say of caches: again and again the same, and at most a head long."""
+"""Replacements for upstreams' cache headers, which repeat, and are at most as long as a head."""
 
 
 @lru_cache(maxsize=_MOST_KEPT)
 def cache_control(values: tuple[bytes, ...]) -> bytes | None:
-    """What to say in place of an upstream's Cache-Control, so that no shared cache keeps the response by itself.
+    """A replacement for an upstream's Cache-Control, so that no shared cache stores the response for others.
 
-    None where it says so already, or has each use confirmed (`no-cache`), which brings the request to the gate.
+    None if it already forbids that, or requires revalidation (`no-cache`), which brings the request to the gate.
     """
     directives = [found.strip(b" \t") for value in values for found in _DIRECTIVE.findall(value)]
     words = {directive.lower() for directive in directives}
@@ -233,18 +233,18 @@ def vary(ours: tuple[bytes, ...], values: tuple[bytes, ...]) -> bytes:
 
 
 def credential_headers(sources: Iterable[Source]) -> tuple[str, ...]:
-    """Names of the headers that a credential may stand in."""
+    """Names of the headers that may contain a credential."""
     names = ("Cookie" if source.kind == "cookie" else source.name for source in sources if source.kind != "query")
     return tuple({name.lower(): name for name in names}.values())
 
 
-# Both, by route.
+# For browsers and caches, by route.
 
 
 class RouteSharing:
-    """What is added to the upstream's responses on one route.
+    """Headers that are added to the upstream's responses on one route.
 
-    credential: names of the headers in which its callers may be told apart.
+    credential: names of the headers that may distinguish its callers.
     """
 
     __slots__ = ("_names", "_plain", "_private", "_watched", "cors")
@@ -261,14 +261,14 @@ class RouteSharing:
     def fields(
         self, request: Headers, names: set[bytes], headers: Sequence[tuple[bytes, bytes]], *, key_in_query: bool = False
     ) -> Headers:
-        """In place of the upstream's own of the same names. names: those of its `headers`, in lower case."""
+        """Fields that replace the upstream's with the same names. names: those of its `headers`, in lower case."""
         fields = self._plain
         if key_in_query or not names.isdisjoint(self._watched):
             fields = self._merged(headers, key_in_query)
         return fields if self.cors is None else (*fields, *self.cors.of_response(request))
 
     def _merged(self, headers: Sequence[tuple[bytes, bytes]], key_in_query: bool) -> Headers:
-        """Where the upstream has something to say, too; and where the key would stay in the URL of what is kept."""
+        """For an upstream with such headers of its own, and for keys in the URL, which a cache would store."""
         varied: tuple[bytes, ...] = ()
         cached: tuple[bytes, ...] = ()
         for name, value in headers:
@@ -286,8 +286,8 @@ class RouteSharing:
 class SharingRules:
     """The rules of a configuration. By default, nothing is added to any response.
 
-    cors: where no route is known. sources, passing: where keys, and credentials that are not ours, may stand. added:
-    names of the headers that the sidecar adds to responses.
+    cors: if no route is known. sources, passing: places of keys, and of credentials that are not ours. added: names of
+    the headers that the sidecar adds to responses.
     """
 
     def __init__(
@@ -318,7 +318,7 @@ class SharingRules:
         return self._routes.get(route.name)
 
     def decorated(self, response: Response, route: Route | None, request: Headers) -> Response:
-        """A response of the sidecar itself, which no cache keeps. request: the headers of the request."""
+        """The sidecar's own response, which no cache may keep. request: the headers of the request."""
         cors = self._cors(route)
         if cors is None:
             return response
@@ -327,7 +327,7 @@ class SharingRules:
         return replace(response, headers=fields)
 
     def preflight(self, head: RequestHead, route: Route) -> Response:
-        """To the preflight for a request that comes to `route`. An origin that is not listed is told nothing."""
+        """The response to the preflight for a request to `route`. An unlisted origin gets no headers."""
         cors, method = self._cors(route), requested_method(head)
         if cors is None or method is None:
             return Response(status=204, headers=(), body=b"")

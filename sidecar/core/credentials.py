@@ -1,4 +1,4 @@
-"""Where a key may stand in a request, and how it is told from credentials that are not ours."""
+"""The places of a key in a request, and how it is distinguished from credentials that are not ours."""
 
 import re
 from binascii import a2b_base64, b2a_base64
@@ -12,12 +12,12 @@ from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import Headers, Source
 
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
-"""RFC 7235: what a Bearer credential may consist of."""
+"""RFC 7235: the characters of a Bearer credential."""
 _PRINTABLE = re.compile(rb"[ -~]*")
 
 
 class Credential(Struct, frozen=True, kw_only=True, gc=False):
-    """What the client presented: a key by the look of it, or (`foreign`) something that is not ours to judge."""
+    """What the client presented: something that looks like a key, or (`foreign`) something that is not ours."""
 
     text: str
     foreign: bool = False
@@ -25,7 +25,7 @@ class Credential(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def cookies(self) -> list[str]:
-        """Names of the cookies that it stood in."""
+        """Names of the cookies that contained it."""
         return [source.name for source in self.sources if source.kind == "cookie"]
 
     def __repr__(self) -> str:
@@ -39,7 +39,7 @@ Fields = Mapping[bytes, Sequence[bytes]]
 
 
 class _Expected(NamedTuple):
-    """A header source: its scheme in lower case, the source for the credential to name, and its part of Basic."""
+    """A header source: its scheme in lower case, the source that the credential names, and its half of Basic."""
 
     scheme: str | None
     sources: frozenset[Source]
@@ -49,8 +49,8 @@ class _Expected(NamedTuple):
 class CredentialRules:
     """The configured sources and pass-through, compiled.
 
-    prefixes: what keys begin with; an empty one takes every text for a key. one_space: more than one after a scheme is
-    part of what follows, although RFC 9110 section 11.4 lets any number separate them.
+    prefixes: those of keys; an empty one accepts every text as a key. one_space: further spaces after a scheme belong
+    to the credential, although RFC 9110 section 11.4 allows any number as separator.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class CredentialRules:
                 self._passing.setdefault(source.name.lower().encode(), set()).add((source.scheme or "").lower())
         self._passing_cookies = frozenset(source.name for source in pass_through if source.kind == "cookie")
         self.header_names = frozenset(name.decode() for name in self._headers)
-        """Those whose whole value is taken for a credential."""
+        """Headers whose whole value is a credential."""
         self.list_names = frozenset(source.name.lower() for source in self._lists)
         self.passing_names = frozenset(name.decode() for name in self._passing)
         self.may_pass = bool(pass_through)
-        """Whether any credential may pass that is not ours."""
+        """Whether any credential that is not ours may pass."""
 
     def find(self, fields: Fields, query: str | None) -> Credential | None:
-        """The credential that stands where keys do, or None where there is none.
+        """The credential in the place of a key, or None if there is none.
 
-        Raises Denied where one is malformed, doubled, or contradicted by another.
+        Raises Denied if one is malformed, doubled, or contradicts another.
         """
         found = self._in_headers(fields)
         if self._lists:
@@ -110,10 +110,10 @@ class CredentialRules:
         )
 
     def lone(self, fields: Fields, query: str | None) -> Credential | None:
-        """What stands where keys do, whatever it is, to be removed; None for nothing.
+        """Whatever is in the place of a key, to be removed; None for nothing.
 
-        text: without the scheme; empty where it is too short for a key, of which no copy is looked for. Raises Denied
-        where it is not one thing, or stands where it cannot be removed.
+        text: without the scheme; empty if it is too short for a key, so that no copies are searched for. Raises Denied
+        if it is ambiguous, or in a place from which it cannot be removed.
         """
         if query and not self._queries:
             self._refuse_key_in_query(query)
@@ -141,10 +141,11 @@ class CredentialRules:
             yield from ((value, source) for name, value in parameters(query) if name == source.name)
 
     def usual_line(self) -> re.Pattern[bytes] | None:
-        """A header line that holds a credential in the usual way, and CR LF before it; group 1 is the credential.
+        """Matches a header line with a credential in the usual form, and the CR LF before it; group 1 is the
+        credential.
 
-        To be searched for among header lines. What it finds, `find` gives, unless another credential stands beside it.
-        None where no header is given credentials in such a way.
+        To be searched for in header lines. `find` returns the same credential, unless there is another one as well.
+        None if no header has such a form.
         """
         forms: list[bytes] = []
         for name, expected in self._headers.items():
@@ -159,10 +160,10 @@ class CredentialRules:
         )
 
     def foreign(self, reaching: Headers) -> Credential | None:
-        """A credential that is not ours, where the upstream gets one to verify.
+        """A credential that is not ours, if the upstream gets it to verify.
 
-        reaching: the header fields that reach it as they came. One that the sidecar takes away, or believes of proxies
-        only, is nothing that the upstream could refuse, and so lets nobody pass.
+        reaching: the header fields that reach it unchanged. A field that the sidecar removes, or trusts only from
+        proxies, cannot be refused by the upstream, and so lets nobody pass.
         """
         values: dict[bytes, list[bytes]] = {}
         for name, value in reaching:
@@ -204,7 +205,10 @@ class CredentialRules:
         raise Denied(Reason.MALFORMED_CREDENTIAL)
 
     def _half(self, encoded: str, part: Literal["username", "password"]) -> str:
-        """Of `username:password` in base64. A key in the other half as well would leave open which one counts."""
+        """The half of base64 `username:password`.
+
+        With a key in the other half, too, it would be unclear which one counts.
+        """
         try:
             text = a2b_base64(encoded, strict_mode=True).decode("utf-8", "surrogateescape")
         except ValueError:
@@ -221,7 +225,7 @@ class CredentialRules:
         raise Denied(Reason.INVALID_KEY if text.strip() else Reason.MALFORMED_CREDENTIAL)
 
     def _passing_part(self, name: bytes, value: str) -> str:
-        """What of a header's value may pass, without its scheme; empty where nothing may, or a key of ours stands."""
+        """The part of a header's value that may pass, without its scheme; empty if none may, or it contains our key."""
         schemes: Collection[str] = self._passing.get(name, ())
         scheme, _, rest = value.partition(" ")
         part = rest.strip(" ")
@@ -232,7 +236,7 @@ class CredentialRules:
         return value.strip() if "" in schemes else ""
 
     def _in_lists(self, fields: Fields) -> Iterator[Credential]:
-        """Items that are no key of ours are nothing to us."""
+        """Credentials among list items. Other items are not our concern."""
         for source in self._lists:
             lines = fields.get(source.name.lower().encode(), ())
             items = [item.strip(b" \t").decode("latin-1") for line in lines for item in line.split(b",")]
@@ -265,7 +269,7 @@ class CredentialRules:
         raise Denied(Reason.INVALID_KEY if text else Reason.MALFORMED_CREDENTIAL)
 
     def _refuse_key_in_query(self, query: str) -> None:
-        """A key in the query ends in logs and histories; it is refused even where none is needed."""
+        """A key in the query ends up in logs and histories; it is refused even if none is needed."""
         if any(prefix in query for prefix in self._prefixes) or "%" in query:
             for _, value in parameters(query):
                 if value.startswith(self._prefixes) and _TOKEN68.fullmatch(value):
@@ -280,7 +284,7 @@ class CredentialRules:
 
 
 def header_value(source: Source, text: str) -> str:
-    """The value of a header source that holds the credential `text`, as clients send it."""
+    """The value of a header source with the credential `text`, as clients send it."""
     if source.part is not None:
         pair = f"{text}:" if source.part == "username" else f":{text}"
         text = b2a_base64(pair.encode("utf-8", "surrogateescape"), newline=False).decode()
@@ -288,7 +292,7 @@ def header_value(source: Source, text: str) -> str:
 
 
 def cookies(fields: Fields) -> list[tuple[str, str]]:
-    """Cookie pairs in order, over all Cookie lines."""
+    """Cookie pairs in order, from all Cookie lines."""
     pairs = []
     for line in fields.get(b"cookie", ()):
         for pair in line.decode("latin-1").split(";"):
@@ -304,12 +308,12 @@ def parameters(query: str) -> list[tuple[str, str]]:
 
 
 def without_parameter(query: str, name: str) -> str:
-    """The query without the parameter, every other byte as it was."""
+    """The query without the parameter, every other byte unchanged."""
     return "&".join(pair for pair in query.split("&") if unquote_plus(pair.partition("=")[0]) != name)
 
 
 def without_cookie(line: bytes, name: str) -> bytes:
-    """A Cookie line without the cookie; empty where it was the only one."""
+    """A Cookie line without the cookie; empty if it was the only one."""
     kept = [pair for pair in line.split(b";") if pair.strip(b" \t").partition(b"=")[0] != name.encode("latin-1")]
     return b";".join(kept).strip()
 
@@ -339,26 +343,26 @@ def _lenient_name(name: bytes) -> bytes:
 
 
 def without_item(line: bytes, item: bytes) -> bytes:
-    """The line of a list without an item, the others as they were; empty where it was the only one."""
+    """A list line without an item, the others unchanged; empty if it was the only one."""
     items = line.split(b",")
     kept = [each for each in items if each.strip(b" \t") != item]
     return line if len(kept) == len(items) else b",".join(kept).strip(b" \t")
 
 
-# Copies of a recognised credential elsewhere in the request, which would take it to the upstream by another door.
+# Copies of a recognised credential elsewhere in the request, which would carry it to the upstream.
 
 
 _LEAST_WITHIN = 16
-"""Shorter credentials are looked for as whole values only: they may be words of a sentence."""
+"""Shorter credentials are only searched for as whole values: they may be ordinary words."""
 _MOST_DECODED = 3
 BASIC_SIGN = b"basic"
-"""In lower case, what stands before Basic credentials."""
+"""What precedes Basic credentials, in lower case."""
 _BASIC = re.compile(rb"basic[\t +]+\"?([a-z0-9+/_-]+)", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 class Copies:
-    """Finds a credential in what else a request holds: as it is, percent-encoded, or within Basic credentials."""
+    """Finds a credential elsewhere in a request: as it is, percent-encoded, or inside Basic credentials."""
 
     __slots__ = ("_plain", "_text")
 
@@ -374,7 +378,7 @@ class Copies:
         return self.are_in(text.encode("utf-8", "surrogateescape"))
 
     def removed_from(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Without the headers, and without the cookies, that hold it."""
+        """The headers without those, and without cookies, that contain it."""
         if not self._may_be_in(b"\n".join(map(b"\n".join, headers))):
             return headers
         kept = []
@@ -389,7 +393,7 @@ class Copies:
         return kept
 
     def removed_from_query(self, query: str) -> str:
-        """Without the parameters that hold it."""
+        """The query without parameters that contain it."""
         raw = query.encode("utf-8", "surrogateescape")
         if not self._may_be_in(raw) and b"+" not in raw:
             return query
@@ -402,7 +406,7 @@ class Copies:
         return self._text in value if len(self._text) >= _LEAST_WITHIN else self._text == value.strip(b' \t"')
 
     def _is_elsewhere_in(self, name: bytes, lower: bytes, value: bytes) -> bool:
-        """Within the header's name, where it is long; or, where it is short, all that follows a scheme."""
+        """Also checks the header's name for a long one; a short one may be everything after a scheme."""
         if len(self._text) >= _LEAST_WITHIN:
             return self.are_in(name)
         return lower == b"authorization" and self.are_in(value.partition(b" ")[2])
@@ -428,7 +432,7 @@ def _readings(value: bytes) -> Iterator[bytes]:
 
 
 def _decodings(value: bytes) -> Iterator[bytes]:
-    """As it is, and percent-decoded once and more often."""
+    """The text as it is, and percent-decoded once or more often."""
     yield value
     for _ in range(_MOST_DECODED):
         if b"%" not in value:
@@ -438,6 +442,6 @@ def _decodings(value: bytes) -> Iterator[bytes]:
 
 
 def _lenient_base64(encoded: bytes) -> bytes:
-    """What the least careful reader makes of it: either alphabet, and no matter how it is padded or cut."""
+    """Decodes like the least careful parser: either alphabet, with any padding or truncation."""
     text = encoded.translate(_URL_SAFE)
     return a2b_base64(text[: len(text) - (len(text) % 4 == 1)] + b"==")

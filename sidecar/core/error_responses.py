@@ -1,4 +1,4 @@
-"""Responses of the sidecar itself: for denials, for faults, and for routes that it responds to (`respond`)."""
+"""The sidecar's own responses: for denials, for faults, and for routes that it answers itself (`respond`)."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ SHOWN_AS_INVALID_KEY = frozenset(
         Reason.RETIRED_KEY,
     }
 )
-"""Reasons that a stranger cannot tell from an unknown key, unless the configuration gives them bodies of their own."""
+"""Reasons that look like an unknown key to the client, unless the configuration gives them their own bodies."""
 
 _DETAIL: Mapping[Reason, str] = {
     Reason.BAD_REQUEST: "The request is malformed.",
@@ -77,13 +77,13 @@ _DETAIL: Mapping[Reason, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorTemplate:
-    """How an error response is configured. None is the default; `body` is JSON with placeholders."""
+    """The configuration of an error response. None is the default; `body` is JSON with placeholders."""
 
     status: int | None = None
     headers: Mapping[str, str] | None = None
     body: object = None
     detail: bool = False
-    """Whether a valid key learns which scopes are missing, or which quota is used up."""
+    """Whether a valid key learns which scopes are missing, or which quota is exhausted."""
 
 
 def _allow(methods: Iterable[str]) -> tuple[bytes, bytes]:
@@ -114,7 +114,7 @@ class ErrorResponses:
         self._fixed = {reason: self.for_reason(reason) for reason in Reason if self._is_fixed(reason)}
 
     def denied(self, deny: Deny, now: float) -> Response:
-        """For a Deny, with what is left of the key's quotas. now: Unix seconds."""
+        """The response for a Deny, with what is left of the key's quotas. now: Unix seconds."""
         extra = self.client_headers(deny.principal, deny.quota_states, now)
         if deny.refused_quota is not None and deny.refused_quota not in deny.quota_states:
             extra = (*extra, (b"Retry-After", str(max(1, deny.refused_quota.retry_after_seconds)).encode()))
@@ -130,12 +130,12 @@ class ErrorResponses:
         )
 
     def fault(self, reason: Reason, allow: Allow, now: float) -> Response:
-        """For an allowed request that could not be forwarded, or whose response did not come."""
+        """The response for an allowed request that could not be forwarded, or that got no response."""
         extra = self.client_headers(allow.principal, allow.quota_states, now)
         return self.for_reason(reason, quota=tightest(allow.quota_states), extra=extra)
 
     def static_response(self, allow: Allow, response: StaticResponse, now: float) -> Response:
-        """Of a route that the sidecar itself responds to."""
+        """The response of a route that the sidecar answers itself."""
         values: dict[str, object] = quota_values(tightest(allow.quota_states))
         if allow.principal is not None:
             values |= key_values(allow.principal.key)
@@ -164,8 +164,8 @@ class ErrorResponses:
     ) -> Response:
         """required: the route's scopes. quota: the one that refused, or the tightest. extra: appended fields.
 
-        detail: in place of the sentence that everyone is told.
-        methods: what the path takes, for a 405 (RFC 9110 section 15.5.6) in place of the status of `reason`.
+        detail: replaces the general sentence.
+        methods: those of the path, for a 405 (RFC 9110 section 15.5.6) instead of the status of `reason`.
         """
         fixed = self._fixed.get(reason)
         if fixed is not None and not methods:
@@ -173,7 +173,7 @@ class ErrorResponses:
         form = self._forms[reason]
         status = self.status_of(reason, methods)
         scopes = sorted(required)
-        detail = detail or _DETAIL[_told(Reason.METHOD_NOT_ALLOWED if methods else reason)]
+        detail = detail or _DETAIL[_shown_reason(Reason.METHOD_NOT_ALLOWED if methods else reason)]
         if form.body is None:
             kind, body = _PROBLEM, _problem(reason, status, detail)
         else:
@@ -189,7 +189,7 @@ class ErrorResponses:
         return status_of(Reason.METHOD_NOT_ALLOWED) if methods else self._forms[reason].status or status_of(reason)
 
     def _is_fixed(self, reason: Reason) -> bool:
-        """Whether every response for `reason` is the same, but for appended fields."""
+        """Whether every response for `reason` is the same, except for appended fields."""
         form = self._forms[reason]
         varying = set(placeholders(form.body)) - {"reason", "status", "detail"}
         return reason is not Reason.INSUFFICIENT_SCOPE and not varying and not form.detail
@@ -216,7 +216,7 @@ def _extended(response: Response, extra: Headers) -> Response:
 
 
 def key_values(key: ApiKey) -> dict[str, object]:
-    """Placeholder names to what they stand for, of a key."""
+    """Placeholder names to their values for a key."""
     return {
         "key.id": key.id,
         "key.name": key.name,
@@ -233,7 +233,7 @@ def key_values(key: ApiKey) -> dict[str, object]:
 
 
 def quota_values(state: QuotaState | None) -> dict[str, object]:
-    """Placeholder names to what they stand for, of a quota."""
+    """Placeholder names to their values for a quota."""
     if state is None:
         return {}
     return {
@@ -248,7 +248,7 @@ def quota_values(state: QuotaState | None) -> dict[str, object]:
 
 
 def _every_quota(states: Iterable[QuotaState]) -> list[dict[str, object]]:
-    """An object for each quota; of two states of one, the first."""
+    """One object per quota; the first of two states of the same quota."""
     found: dict[str, QuotaState] = {}
     for state in states:
         found.setdefault(state.quota.name, state)
@@ -264,7 +264,7 @@ def _every_quota(states: Iterable[QuotaState]) -> list[dict[str, object]]:
 
 
 def tightest(states: Iterable[QuotaState]) -> QuotaState | None:
-    """The state with least left; of several, the one with the lowest limit."""
+    """The state with the least left; of several, the one with the lowest limit."""
     return min(states, key=lambda state: (state.remaining, state.limit), default=None)
 
 
@@ -274,16 +274,22 @@ def encode_json(value: object) -> bytes:
 
 def _problem(reason: Reason, status: int, detail: str) -> dict[str, object]:
     title = _PHRASES.get(status, "Refused")
-    return {"type": "about:blank", "title": title, "status": status, "code": str(_told(reason)), "detail": detail}
+    return {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "code": str(_shown_reason(reason)),
+        "detail": detail,
+    }
 
 
-def _told(reason: Reason) -> Reason:
-    """What the client may learn."""
+def _shown_reason(reason: Reason) -> Reason:
+    """The details that the client may learn."""
     return Reason.INVALID_KEY if reason in SHOWN_AS_INVALID_KEY else reason
 
 
 def specific_detail(deny: Deny) -> str | None:
-    """What is missing, or used up, for the holder of a valid key; None where there is nothing to add."""
+    """What is missing or exhausted, for the holder of a valid key; None if there is nothing to add."""
     if deny.principal is None or deny.route is None:
         return None
     if deny.reason is Reason.QUOTA_EXCEEDED and deny.refused_quota is not None:
@@ -297,7 +303,7 @@ def specific_detail(deny: Deny) -> str | None:
 
 
 DETAILED = (Reason.INSUFFICIENT_SCOPE, Reason.QUOTA_EXCEEDED)
-"""Reasons that `specific_detail` knows more of."""
+"""Reasons for which `specific_detail` may have more to say."""
 
 
 def _challenge(realm: str, sources: Iterable[Source]) -> str:

@@ -1,13 +1,13 @@
-"""Why a request is refused, and the exceptions that carry it up to the gate."""
+"""Why a request is refused, and the exceptions that carry the reason to the gate."""
 
 from enum import StrEnum
 from typing import assert_never
 
 
 class Reason(StrEnum):
-    """Closed set of machine codes: error code, metric label and log field at once.
+    """Closed set of machine codes, used as error code, metric label and log field.
 
-    The first three groups are decisions (`Denied`); the last is what could not be found out (`Fault`).
+    The first three groups are decisions (`Denied`); in the last, no decision was possible (`Fault`).
     """
 
     BAD_REQUEST = "bad_request"
@@ -47,9 +47,9 @@ class Reason(StrEnum):
 
 
 class UpstreamCause(StrEnum):
-    """Closed set of what was wrong with the upstream, for the operator only: log field, metric label, trace attribute.
+    """Closed set of upstream problems, for the operator only: log field, metric label, trace attribute.
 
-    The groups are those of `reason_of`: it could not be reached, what it sent is no response, it took too long.
+    The groups are those of `reason_of`: unreachable, invalid response, timeout.
     """
 
     DNS = "dns"
@@ -98,10 +98,10 @@ class Denied(Exception):
 
 
 class Fault(Exception):
-    """We could not find out (store, limiter or upstream failed). Never the same as a refusal."""
+    """No decision was possible (store, limiter or upstream failed). Never the same as a refusal."""
 
     def __init__(self, reason: Reason, cause: UpstreamCause | None = None) -> None:
-        """cause: where it was the upstream's; see `upstream_fault`."""
+        """cause: if the upstream failed; see `upstream_fault`."""
         super().__init__(reason)
         self.reason, self.cause = reason, cause
 
@@ -136,7 +136,7 @@ def upstream_fault(cause: UpstreamCause) -> Fault:
 
 
 def status_of(reason: Reason) -> int:
-    """The HTTP status that answers `reason` unless the configuration says otherwise."""
+    """The HTTP status for `reason`, unless the configuration overrides it."""
     match reason:
         case Reason.BAD_REQUEST | Reason.BAD_TARGET | Reason.AMBIGUOUS_TARGET | Reason.BAD_HEADER:
             return 400

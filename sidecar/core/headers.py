@@ -1,7 +1,7 @@
-"""Strip, then inject: what of the client's header fields reaches the upstream.
+"""Strip, then inject: which of the client's header fields reach the upstream.
 
-Names are compared folded, because CGI, WSGI and PHP see `X_Auth` and `x.auth` as one name with `X-Auth`; some servers
-(lighttpd, older Apache) read everything but letters and digits so.
+Names are compared folded, because CGI, WSGI and PHP treat `X_Auth` and `x.auth` as `X-Auth`; some servers (lighttpd,
+older Apache) do so with every character except letters and digits.
 """
 
 import re
@@ -26,38 +26,38 @@ HOP_BY_HOP = frozenset(
 """RFC 9110 section 7.6.1."""
 
 STRIPPED: Final = (
-    # Frameworks serve the method and the path that these name, and not those that were decided on.
+    # Frameworks would serve the method and the path in these fields instead of those that were decided on.
     "X-HTTP-Method-Override",
     "X-Method-Override",
     "X-HTTP-Method",
     "X-HTTP-Path-Override",
     "X-Override-URL",
-    # So do Symfony, Zend and IIS with these. Four by name, because most proxies that ask for decisions cannot remove
-    # what a pattern stands for.
+    # So do Symfony, Zend and IIS with these. Four are named, because most forward-auth proxies cannot remove fields by
+    # pattern.
     "X-Original-URL",
     "X-Original-URI",
     "X-Original-Method",
     "X-Rewrite-URL",
     "X-Original-*",
     "X-Rewrite-*",
-    # CGI hands it on as HTTP_PROXY, through which a program's own requests then go (CVE-2016-5385, "httpoxy").
+    # CGI passes it on as HTTP_PROXY, through which a program then sends its own requests (CVE-2016-5385, "httpoxy").
     "Proxy",
-    # Content delivery networks and load balancers name the client's address so, and services believe it.
+    # Content delivery networks and load balancers send the client's address in these, and services trust them.
     "True-Client-IP",
     "CF-Connecting-IP",
     "X-Client-IP",
     "X-Cluster-Client-IP",
     "Forwarded-For",
-    # Who has signed in, as Apache, oauth2-proxy, and proxies that end TLS with client certificates tell it.
+    # The signed-in user, from Apache, oauth2-proxy, and proxies that terminate TLS with client certificates.
     "Remote-User",
     "X-Remote-User",
     "X-Auth-Request-*",
     "X-SSL-Client-*",
-    # Orders to Envoy (retries, timeouts, another path) and to nginx (another file, no buffering) behind us.
+    # Commands to Envoy (retries, timeouts, another path) and nginx (another file, no buffering) behind us.
     "X-Envoy-*",
     "X-Accel-*",
 )
-"""Removed from every client's requests, and from a trusted proxy's, which hands on what its own clients sent."""
+"""Removed from all requests, even from a trusted proxy's, which passes on what its own clients sent."""
 
 REWRITTEN: Final = frozenset(
     {
@@ -70,32 +70,34 @@ REWRITTEN: Final = frozenset(
         b"via",
     }
 )
-"""Folded names of fields that the sidecar writes or adds to, so that they do not reach the upstream as they came."""
+"""Folded names of fields that the sidecar writes or appends to, so that they never reach the upstream unchanged."""
 
 _NOT_FORWARDED = HOP_BY_HOP | {b"proxy-authorization", b"http2-settings", b"expect", b"content-length", b"host"}
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _UNNAMEABLE = _FRAMING | {b"host"}
-"""What a Connection field cannot take away."""
+"""Fields that a Connection field cannot remove."""
 _REPLACED = frozenset({b"forwarded", b"x-real-ip"})
 _READ = frozenset({b"host", b"connection", b"upgrade", b"expect"})
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-"""A registered name or an address, and a port that may be empty (RFC 3986 sections 3.2.2 and 3.2.3). No comma, which
-joins the Hosts of two lines, and no escape."""
+"""A registered name or an address, and a port that may be empty (RFC 3986 sections 3.2.2 and 3.2.3).
+
+No comma, which joins two Host lines, and no escape.
+"""
 _SEPARATORS = re.compile(rb"[^a-z0-9]+")
 _UNSAFE = re.compile(r"[^ -$&-~]")
 _MAX_NAMES = 2048
 _MAX_LEARNT = 48
-"""Longer names are classified each time: strangers choose them, and their memory is ours. Keys are longer, too."""
+"""Longer names are classified each time: clients choose them, and caching takes our memory. Keys are longer, too."""
 
 
 def fold(name: bytes) -> bytes:
-    """The form in which names are the same to the least careful reader: lower case, all but letters and digits `-`."""
+    """The form in which the least careful parser compares names: lower case, and `-` for all but letters and digits."""
     return _SEPARATORS.sub(b"-", name.lower())
 
 
 class HeaderNames:
-    """Names, and patterns with `*` at the end, which stand for every name that begins so; compared folded."""
+    """Names, and patterns with `*` at the end, which match every name with that prefix; compared folded."""
 
     def __init__(self, names: Iterable[str]) -> None:
         names = tuple(names)
@@ -107,7 +109,7 @@ class HeaderNames:
 
 
 class ExactHeaderNames:
-    """As HeaderNames, but of a disguise (`X_Auth_Request_User`) it holds none: only case does not count."""
+    """As HeaderNames, but does not match other spellings (`X_Auth_Request_User`): only case is ignored."""
 
     def __init__(self, names: Iterable[str]) -> None:
         written = tuple(name.lower().encode() for name in names)
@@ -127,8 +129,8 @@ T = TypeVar("T")
 class Memory(Generic[T]):
     """A dict of two generations, each of `most` entries.
 
-    What of the older one is asked for again moves into the younger, so that a flood of entries that come once pushes
-    out no others.
+    An entry of the older one that is used again moves into the younger, so that a flood of one-time entries evicts no
+    others.
     """
 
     __slots__ = ("_most", "_older", "young")
@@ -136,14 +138,14 @@ class Memory(Generic[T]):
     def __init__(self, most: int) -> None:
         self._most = most
         self.young: dict[bytes | int, T] = {}
-        """To be looked at first."""
+        """The younger generation; look here first."""
         self._older: dict[bytes | int, T] = {}
 
     def __len__(self) -> int:
         return len(self.young) + len(self._older)
 
     def recall(self, key: bytes | int) -> T | None:
-        """From the older generation."""
+        """Look up the older generation."""
         found = self._older.get(key)
         if found is not None:
             self.learn(key, found)
@@ -156,36 +158,36 @@ class Memory(Generic[T]):
 
 
 class Action(Enum):
-    """What becomes of a header field."""
+    """What happens to a header field."""
 
     KEEP = auto()
     DROP = auto()
     READ = auto()
-    """Looked at, and not passed on as it is."""
+    """Inspected, and not passed on as it is."""
     READ_AND_KEEP = auto()
     CREDENTIAL = auto()
-    """Looked at; passed on only where the credential is not ours."""
+    """Inspected; passed on only if the credential is not ours."""
     FROM_PROXY = auto()
-    """Looked at; passed on only from a trusted proxy."""
+    """Inspected; passed on only from a trusted proxy."""
     REFUSE = auto()
 
 
 class SortedHeaders(NamedTuple):
-    """A request's header fields, sorted in one pass."""
+    """A request's header fields, classified in one pass."""
 
     fields: dict[bytes, list[bytes]]
-    """Lower-case name to values, of the fields that we look at."""
+    """Lower-case name to values, of the inspected fields."""
     kept: list[tuple[bytes, bytes]]
-    """What passes on as it is, but for what a Connection field names."""
+    """Fields that are passed on unchanged, except those that a Connection field names."""
 
 
 class HeaderRules:
-    """The names that concern us, compiled. Names are given in any case.
+    """The relevant names, compiled. Names may be given in any case.
 
-    identity: injected headers. strip: removed beside them and STRIPPED. keep: passed on only from a trusted proxy.
-    credential: headers that may hold a key. passing: those that may hold a credential that is not ours; what imitates
-    one is removed. lists: those of which one item may be a key, which is removed by itself. Of strip and keep, names
-    that end in `*` are patterns.
+    identity: injected headers. strip: removed in addition to these and STRIPPED. keep: passed on only from a trusted
+    proxy. credential: headers that may contain a key. passing: headers that may contain a credential that is not ours;
+    lookalikes are removed. lists: headers with list items of which one may be a key; only that item is removed. In
+    strip and keep, names that end in `*` are patterns.
     """
 
     def __init__(
@@ -211,7 +213,7 @@ class HeaderRules:
         self._actions: dict[bytes, tuple[Action, bytes]] = {}
 
     def classify(self, headers: Headers) -> SortedHeaders:
-        """Raises Denied where a name passes itself off as framing (`Transfer_Encoding`)."""
+        """Raises Denied if a name imitates a framing header (`Transfer_Encoding`)."""
         fields: dict[bytes, list[bytes]] = {}
         kept: list[tuple[bytes, bytes]] = []
         known = self._actions
@@ -228,7 +230,7 @@ class HeaderRules:
         return SortedHeaders(fields, kept)
 
     def reclassify(self, headers: Headers, *, credential: bool, from_proxy: bool) -> list[tuple[bytes, bytes]]:
-        """`kept`, in order, together with the credential's headers and those of a trusted proxy."""
+        """`kept`, in order, with the credential's headers and those of a trusted proxy added."""
         wanted = {Action.KEEP, Action.READ_AND_KEEP}
         if credential:
             wanted.add(Action.CREDENTIAL)
@@ -237,7 +239,7 @@ class HeaderRules:
         return [pair for pair in headers if (self._actions.get(pair[0]) or self._learn(pair[0]))[0] in wanted]
 
     def action(self, name: bytes) -> tuple[Action, bytes]:
-        """What becomes of the fields of this name, and the name in lower case."""
+        """What happens to fields of this name, and the name in lower case."""
         return self._actions.get(name) or self._learn(name)
 
     def _learn(self, name: bytes) -> tuple[Action, bytes]:
@@ -281,7 +283,7 @@ def drop_connection_options(kept: list[tuple[bytes, bytes]], connection: Iterabl
 
 
 def check_host(values: list[bytes] | None, version: tuple[int, int]) -> bytes:
-    """The one Host of the request; empty where HTTP/1.0 sent none. Raises Denied (RFC 9112 section 3.2)."""
+    """The one Host of the request; empty if HTTP/1.0 sent none. Raises Denied (RFC 9112 section 3.2)."""
     if values is None and version == (1, 0):
         return b""
     if values is None or len(values) != 1 or not _HOST.fullmatch(values[0]):
@@ -290,7 +292,7 @@ def check_host(values: list[bytes] | None, version: tuple[int, int]) -> bytes:
 
 
 def field_value(text: str) -> bytes:
-    """`text` as a header value: `%`, and all but printable ASCII, percent-encoded, so that nothing breaks out."""
+    """`text` as a header value: `%`, and everything but printable ASCII, percent-encoded, to prevent injection."""
     return _UNSAFE.sub(_escape, text).encode("ascii")
 
 

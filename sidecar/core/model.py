@@ -1,8 +1,7 @@
 """Frozen values that cross the boundaries between rooms. No behaviour beyond reading them.
 
-Times are whole microseconds of UTC since 1970 (`*_at`, int) where they are stored, and seconds (float)
-where a limiter or a clock speaks. What is made anew for each request is a struct: it takes a fifth of the time that a
-frozen dataclass takes.
+Stored times are whole microseconds of UTC since 1970 (`*_at`, int); those of limiters and clocks are seconds (float).
+Values made for each request are structs: they take a fifth of the time of a frozen dataclass.
 """
 
 from collections.abc import Mapping
@@ -32,7 +31,7 @@ _NO_LIMITS: MappingProxyType[str, int] = MappingProxyType({})
 
 
 class RequestHead(Struct, frozen=True, kw_only=True, gc=False):
-    """Everything known of a request before its body."""
+    """Everything known about a request before its body."""
 
     method: str
     target: str
@@ -44,7 +43,7 @@ class RequestHead(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class KeyStatus(StrEnum):
-    """What an administrator has said of a key. Expired and retired follow from its times."""
+    """The status that an administrator gave a key. Expired and retired follow from its times."""
 
     ACTIVE = "active"
     DISABLED = "disabled"
@@ -53,12 +52,12 @@ class KeyStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What is stored of a key; never the secret."""
+    """What is stored about a key; never the secret."""
 
     id: str
     name: str
     prefix: str
-    """The plaintext's first characters, for people to recognise it."""
+    """The first characters of the plaintext, so that people recognise it."""
     digest: bytes = field(repr=False)
     algorithm: str
     """`sha256`, or `hmac-sha256:<pepper id>`."""
@@ -67,7 +66,7 @@ class ApiKey:
     scopes: tuple[str, ...] = ()
     plan: str | None = None
     quotas: Mapping[str, int] = field(default_factory=lambda: _NO_LIMITS)
-    """Limits of this key alone, by quota name; they win over the plan's."""
+    """Limits of this key alone, by quota name; they override the plan's."""
     metadata: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     status: KeyStatus = KeyStatus.ACTIVE
     created_at: int
@@ -76,7 +75,7 @@ class ApiKey:
     disabled_at: int | None = None
     revoked_at: int | None = None
     replaced_at: int | None = None
-    """When another key was issued in its place."""
+    """When another key was issued to replace it."""
     retires_at: int | None = None
     replaces: str | None = None
     last_used_at: int | None = None
@@ -86,11 +85,11 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """An authenticated identity: the key and what its scopes amount to in the catalogue in force."""
+    """An authenticated identity: the key, and its scopes expanded by the current catalogue."""
 
     key: ApiKey
     scopes: frozenset[str]
-    """Granted scopes with everything that they include."""
+    """Granted scopes with everything they include."""
 
 
 class Window(StrEnum):
@@ -121,15 +120,15 @@ class Quota:
     """A calendar unit of the UTC clock, or seconds."""
     window: Window = Window.FIXED
     burst: int | None = None
-    """Bucket only: its size; `limit` where absent."""
+    """Bucket only: its size; `limit` if absent."""
     by: tuple[Subject, ...] = (Subject.KEY,)
     only: Literal["all", "key", "anonymous"] = "all"
-    """Requests it applies to: every one, those with a key, those without."""
+    """Requests that it applies to: all, those with a key, or those without."""
     mode: Mode | None = None
 
 
 class Bucket(Struct, frozen=True, kw_only=True, gc=False):
-    """One thing to take from: a quota, the subject it is counted for, its limit for that subject, and the cost."""
+    """Something to take from: a quota, the subject it is counted for, its limit for that subject, and the cost."""
 
     quota: Quota
     subject: tuple[str, ...]
@@ -173,11 +172,11 @@ class Cors:
     """What scripts of other origins may send and read (Fetch, section 3.2)."""
 
     origins: frozenset[str]
-    """As browsers write them (`https://app.example.com`); `{"*"}` is every one."""
+    """As browsers write them (`https://app.example.com`); `{"*"}` means every origin."""
     headers: tuple[str, ...] = ()
-    """Request headers, besides those that hold a key; `*` is every one."""
+    """Request headers, in addition to those for keys; `*` means all."""
     expose: tuple[str, ...] = ()
-    """Response headers, besides those that the sidecar adds; `*` is every one."""
+    """Response headers, in addition to those that the sidecar adds; `*` means all."""
     credentials: bool = False
     """Whether browsers may send cookies, and client certificates."""
     max_age_seconds: int = 600
@@ -185,28 +184,28 @@ class Cors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticResponse:
-    """How the sidecar itself responds to a route's requests, in place of the upstream."""
+    """The sidecar's own response to a route's requests, instead of the upstream's."""
 
     status: int = 200
     headers: Headers = ((b"Content-Type", b"application/json"), (b"Cache-Control", b"no-store"))
     body: object = None
-    """JSON with placeholders, or bytes that are sent as they are."""
+    """JSON with placeholders, or bytes that are sent unchanged."""
     tells_quotas: bool = False
-    """Whether it shows what is left of every quota of the key."""
+    """Whether it reports what is left of every quota of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardRules:
-    """How a route's requests are forwarded, where that differs from what holds for all."""
+    """How a route's requests are forwarded, where that differs from the general settings."""
 
     upstream: str | None = None
     """One of `upstreams`; None is the default one, `upstream`."""
     answer_timeout_seconds: float | None = None
-    """Until the head of the response is there; None is the upstream's own."""
+    """Seconds until the head of the response must arrive; None is the upstream's own."""
     body_bytes: float | None = None
-    """How long a body may be; infinite is no limit, None is that of `limits`."""
+    """The largest body; infinite is no limit, None is that of `limits`."""
     strip_prefix: str | None = None
-    """Taken from the front of the path; None is the upstream's own."""
+    """Removed from the front of the path; None is the upstream's own."""
 
 
 _FORWARD_RULES = ForwardRules()
@@ -214,11 +213,11 @@ _FORWARD_RULES = ForwardRules()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a route demands."""
+    """What a route requires."""
 
     public: bool = False
     deny: bool = False
-    """Whether nobody may pass; then `all_scopes` holds one that no key has."""
+    """Whether nobody may pass; then `all_scopes` contains one that no key has."""
     any_scopes: frozenset[str] = frozenset()
     all_scopes: frozenset[str] = frozenset()
     tenant_param: str | None = None
@@ -226,31 +225,31 @@ class Policy:
     environment_param: str | None = None
     """Path parameter that must equal the key's environment."""
     environments: frozenset[str] = frozenset()
-    """Environments whose keys are taken; empty is every one."""
+    """Environments whose keys are accepted; empty means all."""
     charges: tuple[Charge, ...] = ()
     pass_through: bool = True
     """Whether credentials that are not keys may pass (if `keys.pass_through` names them)."""
     refuses_keys: Reason | None = None
     """Why no key may pass, whatever its scopes; None if one may."""
     respond: StaticResponse | None = None
-    """None is the upstream's response."""
+    """None: the upstream responds."""
     cors: Cors | None = None
-    """None is no other origin."""
+    """None: no other origin."""
     shared_cache: bool = False
-    """Whether a cache may give the responses to one key to everybody."""
+    """Whether a cache may serve the responses to one key to everyone."""
     forward: ForwardRules = _FORWARD_RULES
     mode: Mode | None = None
-    """The route's own, or that of its group or of `defaults`."""
+    """The route's own mode, or that of its group or of `defaults`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A method and path pattern, what it demands, and where it was written."""
+    """A method and path pattern, its policy, and where it is configured."""
 
     name: str
     """As written: `GET /v1/streams/**`. Metric label and log field."""
     methods: frozenset[str]
-    """Any tokens, HEAD included where GET is; `{"*"}` is every method."""
+    """Any tokens, HEAD included if GET is; `{"*"}` means every method."""
     pattern: str
     policy: Policy
     where: str = ""
@@ -259,7 +258,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A place where a credential may stand."""
+    """A place for a credential."""
 
     kind: Literal["header", "query", "cookie"]
     name: str
@@ -270,29 +269,29 @@ class Source:
 
     @property
     def in_list(self) -> bool:
-        """Whether the credential is one of several items, and the others are the upstream's.
+        """Whether the credential is one of several items, of which the others are for the upstream.
 
-        Scripts cannot set any other header of a WebSocket; theirs go with `new WebSocket(url, [protocol, key])`.
+        Scripts cannot set any other header of a WebSocket: they use `new WebSocket(url, [protocol, key])`.
         """
         return self.kind == "header" and self.name.lower() == "sec-websocket-protocol"
 
 
 class WouldDeny(Struct, frozen=True, kw_only=True, gc=False):
-    """Why a request would be refused, and why it goes on anyway, in words."""
+    """Why a request would be refused, and why it is forwarded anyway, in words."""
 
     reason: Reason
     because: str
     quota: QuotaState | None = None
-    """The observed quota that is used up, where that is the reason."""
+    """The exhausted observed quota, if that is the reason."""
 
 
 class Allow(Struct, frozen=True, kw_only=True, gc=False):
-    """The request may pass, with all that the data path needs to forward it."""
+    """The request may pass, with everything that the data path needs to forward it."""
 
     route: Route
     principal: Principal | None
     target: str
-    """What to send as request-target: the client's bytes, but for a key in the query and a configured prefix."""
+    """The request-target to send: the client's bytes, except for a key in the query and a configured prefix."""
     headers: Headers
     """For the upstream: stripped and injected, without framing headers (Content-Length, Transfer-Encoding) and Host."""
     host: bytes
@@ -307,13 +306,13 @@ class Allow(Struct, frozen=True, kw_only=True, gc=False):
     pass_through: bool = False
     """Whether the request carries a credential that is not a key; the same for Deny, if it came that far."""
     would_deny: WouldDeny | None = None
-    """Where the request goes on only because of `mode: observe`."""
+    """Set if the request is forwarded only because of `mode: observe`."""
 
 
 class Deny(Struct, frozen=True, kw_only=True, gc=False):
-    """The request is denied, or a fault prevented the decision. `key` is what was recognised, even if not valid.
+    """The request is denied, or a fault prevented the decision. `key` is the recognised key, even if not valid.
 
-    methods: what routes with this path take, where the client is told.
+    methods: those of routes with this path, if the client may know.
     """
 
     reason: Reason
@@ -332,7 +331,7 @@ Decision = Allow | Deny
 
 
 class Response(Struct, frozen=True, kw_only=True, gc=False):
-    """A complete small response of the sidecar itself."""
+    """A complete small response of the sidecar's own."""
 
     status: int
     headers: Headers

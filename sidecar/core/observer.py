@@ -1,4 +1,4 @@
-"""What those who answer requests report of each of them."""
+"""What the listeners report about each request."""
 
 from typing import Final, Literal, Protocol
 
@@ -19,11 +19,11 @@ class Trace(Struct, frozen=True, kw_only=True, gc=False):
 
     trace_id: str
     parent_id: str = ""
-    """The caller's span; empty where the trace begins here."""
+    """The caller's span; empty if the trace begins here."""
     span_id: str
-    """Of the server span."""
+    """Id of the server span."""
     client_span_id: str
-    """Of the client span, which is the upstream's parent."""
+    """Id of the client span, which is the upstream's parent."""
     flags: int = 0
     state: str = ""
     """The caller's tracestate."""
@@ -34,7 +34,7 @@ class Trace(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class UpstreamName(Struct, frozen=True, kw_only=True, gc=False):
-    """How the upstream is called: host and port, or the path of a Unix socket and port 0."""
+    """The upstream's name: host and port, or the path of a Unix socket and port 0."""
 
     scheme: Literal["http", "https"]
     host: str
@@ -50,16 +50,16 @@ class Forwarding(Struct, frozen=True, kw_only=True, gc=False):
 
 
 CLIENT_CLOSED_REQUEST: Final = 499
-"""Status, for the records only, of a request whose client hung up before any response."""
+"""Status, only for logs and metrics, of a request whose client disconnected before any response."""
 
 
 class Observer(Protocol):
-    """Learns of every request once when it begins and once when it is over. Must not raise."""
+    """Called once when a request begins and once when it ends. Must not raise."""
 
     def begun(self) -> None: ...
 
     def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding | None:
-        """The request is about to be sent to `upstream`. None where it is not traced."""
+        """The request is about to be sent to `upstream`. None if it is not traced."""
 
     def finished(
         self,
@@ -77,7 +77,7 @@ class Observer(Protocol):
         request_id: str = "",
         cut: bool = False,
     ) -> None:
-        """status: what the client was sent; CLIENT_CLOSED_REQUEST where it hung up first. bytes: of the bodies.
+        """status: the one sent to the client; CLIENT_CLOSED_REQUEST if it disconnected first. bytes: of the bodies.
 
         decision: None where there was none (hung up, malformed framing, a failure of ours).
         upstream_seconds: from sending the request to the head of the response, where there was one.
@@ -91,16 +91,16 @@ class Observer(Protocol):
     def bad_request(self, status: int, reason: Reason, *, peer: str, request_id: str = "") -> None:
         """Bytes that never became a request, or a question from an untrusted peer, were answered.
 
-        peer: the socket's other end; empty where it has no address, or where that is not known.
+        peer: the socket's other end; empty if it has no address, or that is unknown.
 
         `begun` was not called for them.
         """
 
     def internal_error(self) -> None:
-        """Code of ours raised what it should not."""
+        """Our own code raised an unexpected exception."""
 
     def connection_refused(self, limit: str) -> None:
         """A connection was refused, because of one of `limits`: `connections` or `connections_per_address`.
 
-        `open_files`: it waits, because the process can open no more files. `held_bytes`: it was open, and is reset.
+        `open_files`: it waits, because the process cannot open more files. `held_bytes`: an open one was reset.
         """

@@ -1,7 +1,7 @@
-"""Path patterns: literal segments, segments with one parameter, and `**` for the rest (also nothing).
+"""Path patterns: literal segments, segments with one parameter, and `**` for the rest (possibly empty).
 
-A parameter stands for one or more characters of its segment, with fixed text around it or without: `{id}`,
-`{id}:cancel`, `{name}.json`, `prefix-{x}`. Patterns are compared by the paths that they match; names do not count.
+A parameter matches one or more characters of its segment, with or without fixed text around it: `{id}`,
+`{id}:cancel`, `{name}.json`, `prefix-{x}`. Patterns are compared by the paths that they match; names do not matter.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import NamedTuple
 _LITERAL = re.compile(r"[A-Za-z0-9\-._~!$&'()+,=:@]+")
 _PARAM = re.compile(r"([^{}]*)\{([A-Za-z_][A-Za-z0-9_]*)\}([^{}]*)")
 _MOST_PIECES = 16
-"""There can be many combinations of segments that two patterns share, and nobody writes that many routes."""
+"""Limit of shared patterns: two patterns can share many combinations of segments, more than anyone has routes."""
 
 
 class Parts(NamedTuple):
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
         return f"{self.prefix}{value}{self.suffix}"
 
     def value(self, text: str) -> str:
-        """What the parameter stands for in a segment that this one takes."""
+        """The parameter's value in a segment that this one matches."""
         return text[len(self.prefix) : len(text) - len(self.suffix)]
 
     @property
@@ -61,7 +61,7 @@ class Pattern:
 
     @property
     def shape(self) -> "Pattern":
-        """The pattern without the names of its parameters: equal where two patterns match the same paths."""
+        """The pattern without the names of its parameters: equal if two patterns match the same paths."""
         return Pattern(segments=tuple(map(_nameless, self.segments)), rest=self.rest)
 
     def lower(self) -> "Pattern":
@@ -73,7 +73,7 @@ class Pattern:
         return tuple(parts.fill(value) if (parts := parts_of(segment)) else segment for segment in self.segments)
 
     def within(self, other: "Pattern") -> bool:
-        """Whether every path of this pattern is one of `other`'s."""
+        """Whether `other` matches every path of this pattern."""
         if len(self.segments) < len(other.segments):
             return False
         if not all(_within(mine, theirs) for mine, theirs in zip(self.segments, other.segments, strict=False)):
@@ -81,14 +81,14 @@ class Pattern:
         return other.rest or (len(self.segments) == len(other.segments) and not self.rest)
 
     def meets(self, other: "Pattern") -> bool:
-        """Whether some path is one of both."""
+        """Whether both match some path."""
         shorter, longer = (self, other) if len(self.segments) <= len(other.segments) else (other, self)
         if len(shorter.segments) < len(longer.segments) and not shorter.rest:
             return False
         return all(map(_shared, shorter.segments, longer.segments))
 
     def shared(self, other: "Pattern") -> tuple["Pattern", ...]:
-        """The patterns that together match what both do; nearly always one."""
+        """The patterns that together match exactly what both match; nearly always one."""
         if not self.meets(other):
             return ()
         shorter, longer = sorted((self, other), key=lambda pattern: len(pattern.segments))
@@ -160,7 +160,7 @@ def _within(mine: str, theirs: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _shared(one: str, other: str) -> tuple[str, ...]:
-    """The segments that together stand for what both take."""
+    """The segments that together match exactly what both match."""
     mine, theirs = parts_of(one), parts_of(other)
     if mine is None or theirs is None:
         literal, wider = (one, theirs) if mine is None else (other, mine)
@@ -175,7 +175,7 @@ def _shared(one: str, other: str) -> tuple[str, ...]:
 
 
 def _touching(prefix: str, suffix: str, mine: Parts, theirs: Parts) -> Iterator[str]:
-    """Literals that begin and end as both say with nothing between: `a{x}` and `{x}b` both take `ab`."""
+    """Literals that begin and end as both require, with nothing in between: `a{x}` and `{x}b` both match `ab`."""
     for common in range(min(len(prefix), len(suffix)) + 1):
         text = prefix + suffix[common:]
         if prefix.endswith(suffix[:common]) and mine.takes(text) and theirs.takes(text) and text not in (".", ".."):
@@ -183,7 +183,7 @@ def _touching(prefix: str, suffix: str, mine: Parts, theirs: Parts) -> Iterator[
 
 
 def _distinct(segments: tuple[str, ...]) -> tuple[str, ...]:
-    """The segments with another name for a parameter whose name an earlier one has."""
+    """The segments, with a parameter renamed if an earlier one has its name."""
     names, renamed = set[str](), []
     for segment in segments:
         parts = parts_of(segment)

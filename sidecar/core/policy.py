@@ -1,4 +1,4 @@
-"""Scopes, what each includes, and whether a principal may do what a route names."""
+"""Scopes, what each includes, and whether a principal fulfils a route's policy."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Scope:
 class Catalogue:
     """Scopes by name, with their inclusions resolved once.
 
-    `*` stands for every scope of the catalogue, and `videos:*` for every one that begins with `videos:`;
-    both hold for scopes that are added later.
+    `*` means every scope of the catalogue, and `videos:*` every one that begins with `videos:`; both include scopes
+    that are added later.
     """
 
     def __init__(self, scopes: Iterable[Scope] = ()) -> None:
@@ -31,7 +31,7 @@ class Catalogue:
         self._closure = {name: self._close(name) for name in self.scopes}
 
     def expand(self, granted: Iterable[str]) -> frozenset[str]:
-        """Every scope that `granted` amounts to. A name that the catalogue lost grants nothing."""
+        """Every scope that `granted` includes. A name that is no longer in the catalogue grants nothing."""
         expanded: set[str] = set()
         for name in granted:
             for known in self._matching(name):
@@ -39,7 +39,7 @@ class Catalogue:
         return frozenset(expanded)
 
     def unknown(self, granted: Iterable[str]) -> list[str]:
-        """The names in `granted` that stand for nothing here; `*` always stands for something."""
+        """The names in `granted` that mean nothing here; `*` always means something."""
         return [name for name in granted if name != EVERY and not self._matching(name)]
 
     def _matching(self, name: str) -> list[str]:
@@ -66,7 +66,7 @@ _REASONS = {KeyStatus.REVOKED: Reason.REVOKED_KEY, KeyStatus.DISABLED: Reason.DI
 
 
 DENIED = Policy(deny=True, all_scopes=frozenset({""}), pass_through=False)
-"""A hole in a wider route: its requests are refused like those that no route names."""
+"""A hole in a wider route: its requests are refused like unmatched ones."""
 
 
 def check_status(key: ApiKey, now_us: int) -> None:
@@ -80,19 +80,19 @@ def check_status(key: ApiKey, now_us: int) -> None:
 
 
 def valid_until(key: ApiKey) -> float:
-    """Microseconds up to which `check_status` lets the key pass."""
+    """Microseconds until which `check_status` lets the key pass."""
     if key.status is not KeyStatus.ACTIVE:
         return -inf
     return min((at for at in (key.expires_at, key.retires_at) if at is not None), default=inf)
 
 
 def same_rights(key: ApiKey, other: ApiKey) -> bool:
-    """Whether every policy judges both alike; their status and times aside."""
+    """Whether every policy treats both alike, apart from their status and times."""
     return (key.scopes, key.tenant, key.environment) == (other.scopes, other.tenant, other.environment)
 
 
 def authorize(match: Match | None, principal: Principal | None, *, foreign: bool) -> Match:
-    """The match, where the policy lets the caller pass. Raises Denied.
+    """The match, if the policy lets the caller pass. Raises Denied.
 
     foreign: whether the request carries a credential that is not ours and may pass to the upstream.
     """
@@ -116,7 +116,7 @@ def authorize(match: Match | None, principal: Principal | None, *, foreign: bool
 
 
 def authorize_all_readings(matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
-    """The decision that every reading of the path leads to. Raises Denied.
+    """The decision on which all readings of the path agree. Raises Denied.
 
     Readings that would all be refused with one status are refused with it; any other disagreement is ambiguous.
     """
@@ -139,7 +139,7 @@ def _refusal(match: Match | None, principal: Principal | None, foreign: bool) ->
 
 
 def missing_scopes(policy: Policy, scopes: frozenset[str]) -> frozenset[str]:
-    """What the policy wants and `scopes` lacks: each of `all_scopes`, and, where none is held, any of `any_scopes`."""
+    """What the policy requires and `scopes` lacks: of `all_scopes`, and, if none is held, any of `any_scopes`."""
     missing = policy.all_scopes - scopes
     if policy.any_scopes and policy.any_scopes.isdisjoint(scopes):
         missing |= policy.any_scopes
@@ -147,14 +147,14 @@ def missing_scopes(policy: Policy, scopes: frozenset[str]) -> frozenset[str]:
 
 
 def missing_in_words(policy: Policy, scopes: frozenset[str]) -> str:
-    """As `missing_scopes`: `a and b or c`, where any of the last ones is enough."""
+    """As `missing_scopes`, as text: `a and b or c`, where any of the last ones is enough."""
     lacking = sorted(policy.all_scopes - scopes)
     either = sorted(policy.any_scopes) if policy.any_scopes.isdisjoint(scopes) else []
     return " and ".join([*lacking, *([" or ".join(either)] if either else [])])
 
 
 def takes_environment(policy: Policy, key: ApiKey) -> bool:
-    """Whether the route takes keys of this environment at all, whatever the path says."""
+    """Whether the route accepts keys of this environment at all, whatever the path."""
     return not policy.environments or key.environment == EVERY or key.environment in policy.environments
 
 

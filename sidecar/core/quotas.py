@@ -1,22 +1,22 @@
-"""Arithmetic of quotas (fixed windows, sliding windows, buckets), and the response fields that tell of them. Pure.
+"""Arithmetic of quotas (fixed windows, sliding windows, buckets), and their response fields. Pure.
 
-Every adapter of the limiter counts by it.
+Every adapter of the limiter uses it.
 
 What is counted for one subject, by window:
 
-- fixed: an int, the units taken in the window that `window_at` gives for now. Exact.
+- fixed: an int, the units taken in the current window (`window_at`). Exact.
 - sliding: `Stamps`, flat pairs of a microsecond and the units taken then. Takes within one slice (a 32nd of the
-  period) share the latest one's stamp, so an allowance comes back at most a 32nd of the period late, and never
-  early: no span of one period ever holds more than the limit.
-- bucket: `Debt`, what has been taken and not yet flowed back, in whole units of token-microseconds. Exact: no span
-  of t seconds ever holds more than burst + t * limit / period.
+  period) share the latest one's stamp, so an allowance comes back at most a 32nd of the period late, and never early:
+  no interval of one period ever contains more than the limit.
+- bucket: `Debt`, what has been taken and not yet refilled, in whole token-microseconds. Exact: no interval of t seconds
+  ever contains more than burst + t * limit / period.
 
-Nothing counted is `0`, `()` or `NO_DEBT`. Clocks may jump, and a count may come from the future. It is then carried to
-now as it stands (`window_of_count`, `settle_stamps`, `settle_debt`): what was taken stays taken, and nobody waits for
-a moment days ahead. Windows that the clock leaps over are past: each starts anew once, as at any other window's end.
+No count is `0`, `()` or `NO_DEBT`. Clocks may jump, and a count may be from the future. It is then moved to now
+unchanged (`window_of_count`, `settle_stamps`, `settle_debt`): what was taken stays taken, and nobody waits for a time
+days ahead. Windows that the clock skips are past: a new one starts, as at any other window's end.
 
-`take=False` asks without taking: `remaining` as it stands, and the wait that a take of `bucket.cost` would meet.
-A cost above the whole allowance never passes; it is told to wait for the reset, or a period where all is there.
+`take=False` reads without taking: the current `remaining`, and the wait for a take of `bucket.cost`. A cost above the
+whole allowance never passes; its wait is until the reset, or one period if nothing was taken.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ Plans = Mapping[str, Mapping[str, int | None]]
 """Plan to quota name to limit; None is unlimited."""
 
 OF_A_KEY = frozenset({Subject.KEY, Subject.TENANT, Subject.ENVIRONMENT})
-"""What only a request with a key has."""
+"""Subjects that only a request with a key has."""
 
 
 def buckets_for(
@@ -58,7 +58,7 @@ def buckets_for(
 
 
 def limit_of(quota: Quota, key: ApiKey | None, plans: Plans) -> int | None:
-    """The key's own limit, else its plan's, else the quota's; None is unlimited."""
+    """The key's own limit, or its plan's, or the quota's; None is unlimited."""
     if key is None:
         return quota.limit
     planned = plans.get(key.plan, {}) if key.plan else {}
@@ -86,7 +86,7 @@ def _part(subject: Subject, key: ApiKey | None, address: str, route: str) -> str
         case Subject.ROUTE:
             return route
         case Subject.TENANT:
-            # A key without a tenant is counted alone (no tenant begins with a space).
+            # A key without a tenant is counted separately (no tenant begins with a space).
             return "" if key is None else key.tenant or f" {key.id}"
         case Subject.ENVIRONMENT:
             return "" if key is None else key.environment or f" {key.id}"
@@ -98,13 +98,15 @@ Stamps = tuple[int, ...]
 """Microsecond, units, microsecond, units, …; oldest first."""
 
 Debt = tuple[int, int]
-"""(Token-microseconds owed, microsecond at which that was so)."""
+"""(Token-microseconds owed, the microsecond at which that was measured)."""
 
 NO_DEBT: Debt = (0, 0)
 SLICES = 32
 SETBACK_SECONDS = 60
-"""A clock put back by no more than this (and one period) stays in the window it had reached: a clock that is being
-disciplined around a window's end must not open that window twice."""
+"""A clock set back by no more than this (and one period) stays in the window that it had reached.
+
+A clock that is adjusted around a window's end must not open that window twice.
+"""
 
 _SECOND = 1_000_000
 _CALENDAR = {"minute": 60, "hour": 3600, "day": 86_400, "week": 7 * 86_400, "month": 30 * 86_400}
@@ -115,21 +117,20 @@ _FIRST_MONDAY = 4 * 86_400
 
 
 def micros(now: float) -> int:
-    """Unix seconds as the nearest whole microsecond (doubles hold those exactly enough for centuries)."""
+    """Unix seconds as the nearest whole microsecond (doubles are precise enough for centuries)."""
     return round(now * _SECOND)
 
 
 def period_seconds(quota: Quota) -> int:
-    """Length of the period; a month that is not a calendar's (sliding, bucket) is 30 days."""
+    """Length of the period; a month that is not a calendar month (sliding, bucket) is 30 days."""
     return quota.period if isinstance(quota.period, int) else _CALENDAR[quota.period]
 
 
 def window_at(quota: Quota, now: float) -> tuple[int, int]:
-    """First second of the fixed window that holds `now`, and first second after it.
+    """First second of the fixed window that contains `now`, and first second after it.
 
-    Weeks (from Monday, ISO 8601) and months are those of the UTC calendar; all else begins at multiples of the period
-    since 1970, which is the clock's full minute, hour or day, and for seconds that divide a day the same times every
-    day.
+    Weeks (from Monday, ISO 8601) and months are those of the UTC calendar; others begin at multiples of the period
+    since 1970, which are full minutes, hours or days, and for seconds that divide a day the same times every day.
     """
     if quota.period == "month":
         first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -142,10 +143,10 @@ def window_at(quota: Quota, now: float) -> tuple[int, int]:
 
 
 def window_of_count(quota: Quota, counted: tuple[int, int], now: float) -> tuple[tuple[int, int], bool]:
-    """The window to count in at `now`, for one who has counted in `counted`; and whether those counts still count.
+    """The window for `now`, given the window `counted` of earlier counts; and whether those counts still apply.
 
-    They do within their window, and where the clock was put back before it: then they are carried into now's window,
-    or, after a small setback, their window is simply kept.
+    They do within their window, and if the clock was set back before it: then they move to the current window, or,
+    after a small setback, their window is kept.
     """
     start, end = counted
     if start <= now < end:
@@ -158,7 +159,7 @@ def window_of_count(quota: Quota, counted: tuple[int, int], now: float) -> tuple
 
 
 def policy_seconds(quota: Quota, now: float) -> int:
-    """Seconds in which the whole allowance comes back: the `w` of a RateLimit-Policy."""
+    """Seconds in which the whole allowance is restored: the `w` of a RateLimit-Policy."""
     if quota.window is Window.BUCKET and quota.burst is not None and quota.limit:
         return max(1, ceil(quota.burst * period_seconds(quota) / quota.limit))
     if quota.window is Window.FIXED and quota.period == "month":
@@ -168,7 +169,7 @@ def policy_seconds(quota: Quota, now: float) -> int:
 
 
 def fixed_state(bucket: Bucket, used: int, end: float, now: float, *, take: bool = True) -> QuotaState:
-    """State after a take by one who had used `used` in the window that ends at `end`. A refusal takes nothing."""
+    """State after a take with `used` already taken in the window that ends at `end`. A refusal takes nothing."""
     limit = bucket.limit
     left = limit - used - bucket.cost
     if left >= 0:
@@ -183,7 +184,7 @@ def fixed_state(bucket: Bucket, used: int, end: float, now: float, *, take: bool
 
 
 def settle_stamps(quota: Quota, stamps: Stamps, now: float) -> Stamps:
-    """`stamps` without those a period old, and with those from the future moved to now."""
+    """`stamps` without those older than a period, and with future ones moved to now."""
     now_us = micros(now)
     if stamps and stamps[-2] > now_us:
         cut = next(i for i in range(0, len(stamps), 2) if stamps[i] > now_us)
@@ -205,7 +206,7 @@ def add_stamp(quota: Quota, stamps: Stamps, cost: int, now: float) -> Stamps:
 
 
 def sliding_state(bucket: Bucket, stamps: Stamps, now: float, *, take: bool = True) -> QuotaState:
-    """State after a take by one whose settled stamps were `stamps`. A refusal takes nothing."""
+    """State after a take with the settled stamps `stamps`. A refusal takes nothing."""
     limit, period = bucket.limit, period_seconds(bucket.quota)
     used = sum(stamps[1::2])
     short = used + bucket.cost - limit
@@ -222,14 +223,14 @@ def sliding_state(bucket: Bucket, stamps: Stamps, now: float, *, take: bool = Tr
 
 
 def capacity(bucket: Bucket) -> int:
-    """Size of a bucket: its burst, else its limit. A limit of nothing leaves nothing."""
+    """Size of a bucket: its burst, or its limit. A limit of 0 gives 0."""
     if bucket.limit <= 0:
         return 0
     return bucket.limit if bucket.quota.burst is None else bucket.quota.burst
 
 
 def settle_debt(bucket: Bucket, debt: Debt, now: float) -> Debt:
-    """`debt` less what has flowed back until now. From the future it is carried to now as it stands."""
+    """`debt` minus what has been refilled until now. A debt from the future is moved to now unchanged."""
     owed, at = debt
     now_us = micros(now)
     if not owed or now_us <= at:
@@ -243,7 +244,7 @@ def add_debt(bucket: Bucket, debt: Debt) -> Debt:
 
 
 def bucket_state(bucket: Bucket, debt: Debt, *, take: bool = True) -> QuotaState:
-    """State after a take by one whose settled debt was `debt`. A refusal takes nothing.
+    """State after a take with the settled debt `debt`. A refusal takes nothing.
 
     The state's `limit` is the bucket's size, so that `remaining` never exceeds it.
     """
@@ -263,7 +264,7 @@ def bucket_state(bucket: Bucket, debt: Debt, *, take: bool = True) -> QuotaState
 
 
 def _freed_at(stamps: Stamps, units: int, now: float) -> int:
-    """Microsecond of the take that frees `units` when it passes; where none does, the last one's, else now."""
+    """Microsecond of the take whose expiry frees `units`; if there is none, that of the last take, or now."""
     for i in range(0, len(stamps), 2):
         units -= stamps[i + 1]
         if units <= 0:
@@ -272,7 +273,7 @@ def _freed_at(stamps: Stamps, units: int, now: float) -> int:
 
 
 def _wait(wait_us: int) -> int:
-    """Whole seconds, at least 1, after which `wait_us` are over."""
+    """`wait_us` in whole seconds, rounded up, at least 1."""
     return max(1, -(-wait_us // _SECOND))
 
 
@@ -280,7 +281,7 @@ def _wait(wait_us: int) -> int:
 
 
 def merged(buckets: Sequence[Bucket]) -> Sequence[Bucket]:
-    """Buckets in order, those of one quota and subject made one: only its whole cost can be judged."""
+    """Buckets in order, with those of one quota and subject merged: only their whole cost can be judged."""
     if len(buckets) == 1:
         return buckets
     found: dict[tuple[str, tuple[str, ...]], Bucket] = {}
@@ -292,7 +293,7 @@ def merged(buckets: Sequence[Bucket]) -> Sequence[Bucket]:
 
 
 def longest_refusal(states: Iterable[QuotaState]) -> QuotaState | None:
-    """The refused state with the longest wait; None where none is refused."""
+    """The refused state with the longest wait; None if none is refused."""
     longest = max(states, key=lambda state: state.retry_after_seconds, default=None)
     return longest if longest is not None and longest.retry_after_seconds else None
 
@@ -303,7 +304,7 @@ def untold(state: QuotaState) -> QuotaState:
 
 
 class QuotaUsage(Struct, frozen=True, kw_only=True, gc=False):
-    """The state of a quota for a key. No state if it is counted by something that only a request has."""
+    """The state of a quota for a key. None if it is counted by a subject that only a request has."""
 
     quota: Quota
     limit: int
@@ -312,14 +313,14 @@ class QuotaUsage(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def used_share(self) -> float:
-        """0 to 1; 1 where the next request is refused."""
+        """0 to 1; 1 if the next request would be refused."""
         if self.state is None or not self.state.limit:
             return 0.0 if self.state is None else 1.0
         return self.state.used / self.state.limit
 
 
 def limits_of(plans: Plans) -> dict[str, set[int]]:
-    """By quota, the limits that plans give it."""
+    """The limits of plans, by quota."""
     limits: dict[str, set[int]] = {}
     for plan in plans.values():
         for quota, limit in plan.items():
@@ -328,11 +329,11 @@ def limits_of(plans: Plans) -> dict[str, set[int]]:
     return limits
 
 
-# What an answer tells a caller whose key has been replaced.
+# Response fields for a caller whose key has been replaced.
 
 
 def ending_fields(key: ApiKey) -> Headers:
-    """Since when the key should not be used (RFC 9745), and when it stops working (RFC 8594); none while it lasts."""
+    """When the key was deprecated (RFC 9745), and when it stops working (RFC 8594); empty unless it was replaced."""
     if key.replaced_at is None or key.retires_at is None:
         return ()
     sunset = formatdate(key.retires_at // 1_000_000, usegmt=True)
@@ -345,25 +346,25 @@ _MAX_POLICIES = 4096
 
 
 class RateLimitFields:
-    """Tells quota states, in the sets that are switched on.
+    """Writes quota states as header fields, in the enabled sets.
 
-    x: `X-RateLimit-*`, which tell of the tightest quota: the fewest remaining, among equals the lowest limit; `reset`
-    as Unix seconds or as seconds from now. ietf: fields that tell of every quota.
+    x: `X-RateLimit-*`, for the tightest quota: the fewest remaining, among equals the lowest limit; `reset` as Unix
+    seconds or as seconds from now. ietf: fields for every quota.
     """
 
     def __init__(self, *, x: bool, reset: Literal["unix", "delta"], ietf: bool) -> None:
         self._x, self._reset, self._ietf = x, reset, ietf
         self._policies: dict[tuple[str, int], tuple[bytes, bytes]] = {}
-        """By name and limit of a quota: its name as a string of the field, and its item of the policy."""
+        """By name and limit of a quota: its name as a string of the field, and its item in the policy."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the fields that may come."""
+        """The names of all possible fields."""
         x = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset") if self._x else ()
         return (*x, *(("RateLimit-Policy", "RateLimit") if self._ietf else ()), "Retry-After")
 
     def __call__(self, states: Sequence[QuotaState], *, now: float) -> Headers:
-        """None for no states. With a refused one among them comes `Retry-After` (RFC 9110 §10.2.3), always."""
+        """No fields without states. A refused state always adds `Retry-After` (RFC 9110 §10.2.3)."""
         if not states:
             return ()
         tightest, wait = states[0], states[0].retry_after_seconds
@@ -397,7 +398,7 @@ class RateLimitFields:
         name = _quoted(state.quota.name)
         field = (name, b"%b;q=%d;w=%d" % (name, state.limit, policy_seconds(state.quota, now)))
         if state.quota.window is Window.FIXED and state.quota.period == "month":
-            return field  # Another length each month.
+            return field  # Months differ in length.
         if len(self._policies) >= _MAX_POLICIES:
             self._policies.clear()
         self._policies[state.quota.name, state.limit] = field
@@ -413,6 +414,6 @@ def _seconds_left(state: QuotaState, now: float) -> int:
 
 
 def _quoted(name: str) -> bytes:
-    """A string of RFC 9651 §3.3.3, which holds printable ASCII only; `?` stands for all else."""
+    """A string of RFC 9651 §3.3.3, which only contains printable ASCII; `?` replaces everything else."""
     printable = "".join(c if " " <= c <= "~" else "?" for c in name)
     return b'"%b"' % printable.replace("\\", "\\\\").replace('"', '\\"').encode("ascii")

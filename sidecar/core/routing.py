@@ -1,9 +1,9 @@
-"""The compiled route table: method and path to route, most specific first, whatever the order.
+"""The compiled route table: method and path to route, most specific first, independent of order.
 
-Of two routes that match a request, the one whose paths are all the other's as well is the more specific; of two with
-the same paths, the one with fewer methods. Two that overlap with neither more specific need a third route for just
-what they share, or are refused at load. So one of the routes that match a request is more specific than all others,
-and a walk that prefers literals over parameters with more fixed text over those with less over `**` finds it first.
+Of two routes that match a request, the more specific is the one whose paths all belong to the other as well; of two
+with the same paths, the one with fewer methods. If two overlap and neither is more specific, they need a third route
+for exactly what they share, or are refused at load. So one matching route is always more specific than all others. A
+search finds it first if it prefers literals to parameters, more fixed text to less, and both to `**`.
 """
 
 import re
@@ -17,9 +17,9 @@ from sidecar.core.errors import Denied, Reason
 from sidecar.core.model import EVERY, Policy, Route
 from sidecar.core.patterns import Parts, Pattern, parse_pattern, parts_of
 
-# Methods: any token may be one, and its case counts (RFC 9110 section 9.1). A service that does not mind the case takes
-# `get` for GET, and would serve under the policy of one method what another one guards. So only known methods and those
-# that a route names are let through, in their own spelling; `*` stands for these.
+# Methods: any token may be one, and case matters (RFC 9110 section 9.1). A service that ignores case treats `get` as
+# GET, and would serve under one method's policy what another one protects. So only known methods and those that a route
+# names pass, in their exact spelling; `*` means these.
 
 
 STANDARD_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
@@ -35,7 +35,7 @@ KNOWN_METHODS = frozenset(STANDARD_METHODS) | {
 """IANA's registry of methods, then those of UPnP, of caches and of Icecast."""
 
 NEVER_ROUTED = frozenset({"CONNECT", "TRACE"})
-"""Methods that are refused before any route is looked at."""
+"""Methods that are refused before routing."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _KNOWN_BY_FOLDED = {method.upper(): method for method in KNOWN_METHODS}
@@ -47,32 +47,32 @@ def is_token(text: str) -> bool:
 
 
 def known_spelling(method: str) -> str | None:
-    """The known method that `method` is, or is but for its case; None where it is none."""
+    """The known method that equals `method`, ignoring case; None if there is none."""
     return _KNOWN_BY_FOLDED.get(method.upper())
 
 
 class MethodRules:
-    """named: the methods that routes name; no two of them differ in case only."""
+    """named: the methods that routes name; no two of them differ only in case."""
 
     def __init__(self, named: Iterable[str]) -> None:
         unknown = {method for method in named if known_spelling(method) is None}
         self._proper = (KNOWN_METHODS | unknown) - NEVER_ROUTED
 
     def check(self, method: str) -> None:
-        """Raises Denied for CONNECT, TRACE, and whatever is neither known nor named, as another spelling of one is."""
+        """Raises Denied for CONNECT, TRACE, and any method that is neither known nor named in this spelling."""
         if method not in self._proper:
             raise Denied(Reason.METHOD_NOT_ALLOWED)
 
 
 NO_ROUTE = "(none)"
-"""In metrics and usage: the route of a request that no route matches."""
+"""The route of an unmatched request in metrics and usage."""
 
 EVERYTHING = "/**"
 """The pattern of every path."""
 
 
 _MOST_OVERLAPS = 100
-"""There can be as many pairs as routes squared, and nobody reads them all."""
+"""Most pairs that are listed: there can be as many as routes squared."""
 
 _ANYTHING = "\0"
 """A segment and a method that no route names."""
@@ -80,17 +80,17 @@ _NOWHERE: frozenset[int] = frozenset()
 
 
 class Match(NamedTuple):
-    """A route with the values that its policy binds. Two readings of a path agree when their matches are equal."""
+    """A route with the values that its policy binds. Two readings of a path agree if their matches are equal."""
 
     route: Route
     tenant: str | None = None
     environment: str | None = None
     unslashed: "Match | None" = None
-    """Another match, for the path without its trailing slash: many frameworks take the two for one resource."""
+    """The other match, for the path without its trailing slash: many frameworks treat the two as one resource."""
 
 
 class _Binding(NamedTuple):
-    """Where a path holds the value of a parameter."""
+    """The position of a parameter's value in a path."""
 
     position: int
     parts: Parts
@@ -103,11 +103,11 @@ class _Binding(NamedTuple):
 class _Leaf:
     route: Route
     plain: Match | None
-    """The match itself, where nothing of the path is bound."""
+    """The match itself, if no part of the path is bound."""
     tenant: _Binding | None
     environment: _Binding | None
     environments: Mapping[str, str]
-    """Other names of environments in paths, to their own."""
+    """Aliases of environments in paths, to their names."""
 
     def match(self, segments: Sequence[str]) -> Match:
         if self.plain is not None:
@@ -123,9 +123,9 @@ class _Leaf:
 class _Node:
     literals: dict[str, "_Node"] = field(default_factory=dict)
     fixed: dict[tuple[str, str], tuple[Parts, "_Node"]] = field(default_factory=dict)
-    """Parameters with fixed text before or after them, by both."""
+    """Parameters with fixed text before or after them, by these texts."""
     lengths: tuple[tuple[int, int], ...] = ()
-    """Of the texts in `fixed`, each pair once, the longest first. Few, however many texts there are."""
+    """Lengths of the texts in `fixed`, each pair once, the longest first. Few, however many texts there are."""
     param: "_Node | None" = None
     leaf: _Leaf | None = None
     rest: _Leaf | None = None
@@ -133,7 +133,7 @@ class _Node:
     """Whether a verb may follow a parameter here, under any method: `{id}:cancel`."""
 
     def child(self, segment: str) -> "_Node":
-        """The node below for a segment of a pattern, made where it is missing."""
+        """The child for a segment of a pattern, created if missing."""
         parts = parts_of(segment)
         if parts is None:
             return self.literals.setdefault(segment, _Node())
@@ -146,7 +146,7 @@ class _Node:
         return self.fixed.setdefault(key, (parts, _Node()))[1]
 
     def fitting(self, segment: str) -> Iterator[tuple[Parts, "_Node"]]:
-        """Those of `fixed` that take a segment, the one with most fixed text first."""
+        """Entries of `fixed` that match a segment, the one with the most fixed text first."""
         for before, after in self.lengths:
             end = len(segment) - after
             if before < end and (found := self.fixed.get((segment[:before], segment[end:]))):
@@ -154,11 +154,11 @@ class _Node:
 
 
 class RouteTable:
-    """Answers in time that does not depend on the number of routes.
+    """Finds routes in time that does not depend on their number.
 
-    environments: other names of environments in paths, to their own.
-    colon_verbs: where a route has `{id}:cancel`, a parameter in the same place takes no colon. Otherwise a route for
-    `/jobs/{id}` would open `/jobs/5:purge` as well, which to the service is something else than job 5.
+    environments: aliases of environments in paths, to their names.
+    colon_verbs: if a route has `{id}:cancel`, a parameter in the same place does not match a colon. Otherwise a route
+    for `/jobs/{id}` would also open `/jobs/5:purge`, which is not job 5 to the service.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class RouteTable:
         return match if other is None or other is leaf else match._replace(unslashed=other.match(segments))
 
     def methods(self, paths: Iterable[str]) -> tuple[str, ...]:
-        """The methods that routes take under every one of `paths`, those of RFC 9110 first. Asks for each method."""
+        """The methods that routes have for every one of `paths`, those of RFC 9110 first. Looks up each method."""
         standard = [method for method in STANDARD_METHODS if method not in NEVER_ROUTED]
         others = sorted(self._trees.keys() - {*STANDARD_METHODS})
         return tuple(method for method in (*standard, *others) if all(self._takes(method, path) for path in paths))
@@ -208,9 +208,9 @@ class RouteTable:
 
 
 class Overlap(NamedTuple):
-    """Two routes that match some request both, neither the more specific one.
+    """Two routes that both match some request, and neither is more specific.
 
-    missing: the routes that would resolve it; none where the two are the same.
+    missing: the routes that would resolve it; empty if the two are the same.
     """
 
     route: Route
@@ -219,7 +219,7 @@ class Overlap(NamedTuple):
 
 
 def overlaps(routes: Sequence[Route], *, case_sensitive: bool = True) -> list[Overlap]:
-    """The first hundred or so of them."""
+    """The first hundred or so overlaps."""
     units = list(_units(routes, case_sensitive))
     named = _by_shape(units)
     found: dict[tuple[int, int], tuple[_Unit, _Unit, dict[str, list[str]]]] = {}
@@ -251,7 +251,7 @@ def unreachable(routes: Sequence[Route]) -> list[tuple[Route, str]]:
 
 
 def _reached(route: Route, table: RouteTable, depth: int) -> bool:
-    """Whether some request that stands for all of its kind, made of segments that nobody writes, comes to `route`."""
+    """Whether a representative request, made of segments that no pattern names, reaches `route`."""
     pattern = parse_pattern(route.pattern)
     stem = pattern.example(_ANYTHING)
     tails = [[*[_ANYTHING] * more, *end] for more in range(depth + 1) for end in ([], [""])] if pattern.rest else [[]]
@@ -260,7 +260,7 @@ def _reached(route: Route, table: RouteTable, depth: int) -> bool:
         for method in route.methods
         for tail in tails
     ]
-    # Where the very same pattern stands twice, that is the mistake to tell.
+    # If the same pattern occurs twice, that is the error to report.
     return any(match is not None and pattern.within(parse_pattern(match.route.pattern)) for match in matches)
 
 
@@ -277,11 +277,11 @@ class _Unit:
         return tuple(takewhile(lambda segment: parts_of(segment) is None, self.pattern.segments))
 
     def unresolved(self, other: "_Unit", named: "_Shapes") -> tuple[Pattern, ...] | None:
-        """None where one of the two is more specific, or they match no request both, or another route resolves them.
+        """None if one of the two is more specific, or no request matches both, or another route resolves them.
 
-        Otherwise the patterns that a route must have to resolve them; none where the two are the same.
+        Otherwise the patterns of routes that would resolve them; empty if the two are the same.
         """
-        # Hundreds of routes below one path are a hundred thousand pairs, of which hardly one is more than this.
+        # Hundreds of routes below one path are a hundred thousand pairs, nearly all of which end here.
         if not self._shares_methods(other) or not self.pattern.meets(other.pattern):
             return None
         if self.pattern.shape == other.pattern.shape:
@@ -302,7 +302,7 @@ class _Unit:
         return EVERY in self.methods or EVERY in other.methods or not self.methods.isdisjoint(other.methods)
 
     def shared_methods(self, other: "_Unit") -> str:
-        """As a route names them; empty where there are none."""
+        """The shared methods, as a route names them; empty if there are none."""
         if EVERY in self.methods or EVERY in other.methods:
             methods = other.methods if EVERY in self.methods else self.methods
         else:
@@ -321,7 +321,7 @@ def _by_shape(units: Iterable[_Unit]) -> _Shapes:
 
 
 def _rivals(units: Iterable[_Unit]) -> Iterator[tuple[_Unit, _Unit]]:
-    """Pairs of units of two routes that may meet: the literals that one begins with begin the other, too."""
+    """Pairs of units of two routes that may overlap: the initial literals of one are a prefix of the other."""
     at: dict[tuple[str, ...], list[_Unit]] = {}
     below: dict[tuple[str, ...], list[_Unit]] = {}
     for unit in units:
@@ -349,7 +349,7 @@ def _units(routes: Sequence[Route], case_sensitive: bool) -> Iterator[_Unit]:
 
 
 def _tree(units: Sequence[_Unit], method: str, environments: Mapping[str, str]) -> _Node:
-    """Everything that may answer `method`; where one pattern stands for several, the narrowest set of methods wins."""
+    """All routes for `method`; if several have one pattern, the one with the fewest methods wins."""
     fitting = [unit for unit in units if method in unit.methods or EVERY in unit.methods]
     root = _Node()
     for unit in sorted(fitting, key=lambda unit: (EVERY in unit.methods, len(unit.methods))):
@@ -382,7 +382,7 @@ def _binding(pattern: Pattern, name: str | None) -> _Binding | None:
 
 
 def _find(node: _Node, segments: Sequence[str], depth: int, plain: frozenset[int]) -> _Leaf | None:
-    """plain: positions at which no parameter takes a colon."""
+    """plain: positions at which no parameter matches a colon."""
     rest = None
     for place in range(depth, len(segments)):
         rest, segment = node.rest or rest, segments[place]
@@ -403,7 +403,7 @@ def _find(node: _Node, segments: Sequence[str], depth: int, plain: frozenset[int
 def _find_preferred(
     node: _Node, literal: _Node | None, segments: Sequence[str], depth: int, plain: frozenset[int]
 ) -> _Leaf | None:
-    """Below the literal, then below a parameter with fixed text: both are preferred to one without."""
+    """Search below the literal, then below parameters with fixed text: both are preferred to one without."""
     if literal is not None and (found := _find(literal, segments, depth + 1, plain)):
         return found
     if node.fixed:
@@ -416,7 +416,7 @@ def _find_preferred(
 
 
 def _verbs(units: Sequence[_Unit]) -> _Node | None:
-    """The places where a verb may follow a parameter; None where there are none."""
+    """The places where a verb may follow a parameter; None if there are none."""
     root, found = _Node(), False
     for unit in units:
         node = root
@@ -429,7 +429,7 @@ def _verbs(units: Sequence[_Unit]) -> _Node | None:
 
 
 def _without_colon(root: _Node, segments: Sequence[str]) -> frozenset[int]:
-    """Positions whose segment has a colon, where a verb may follow a parameter."""
+    """Positions whose segment has a colon and where a verb may follow a parameter."""
     found, nodes = set(), [root]
     for depth, segment in enumerate(segments):
         if ":" in segment and any(node.verbs for node in nodes):

@@ -1,8 +1,8 @@
 """Raw request-target to the readings of its path.
 
-What is decided on must be what the upstream will understand, and we cannot know how it reads a path. So every
-plausible reading is made; the gate lets a request through only if all of them lead to the same decision,
-and then forwards the client's own bytes. A target of ordinary characters has one reading and costs one.
+The decision must apply to what the upstream will understand, and we cannot know how it reads a path. So every plausible
+reading is made; the gate allows a request only if all of them lead to the same decision, and then forwards the client's
+own bytes. A target of ordinary characters has one reading and costs one.
 """
 
 import re
@@ -14,13 +14,16 @@ from msgspec import Struct
 from sidecar.core.errors import Denied, Reason
 
 MAX_READINGS = 48
-"""More readings than that are refused: no honest path has them, and each costs time."""
+"""A path with more readings is refused: no honest path has them, and each costs time."""
 MAX_CHARACTERS = 1 << 16
-"""Of all readings together."""
+"""Most characters of all readings together."""
 KEPT_SLASH = "\uffff"
-"""In readings: an encoded slash that splits nothing. A client can send this noncharacter, which splits nothing, too."""
+"""In readings: an encoded slash that does not split.
 
-# Segments that are empty only at the end and never begin with a dot, of characters that nobody transforms.
+A client may send this noncharacter, which does not split either.
+"""
+
+# Segments that are only empty at the end and never begin with a dot, of characters that no parser transforms.
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-_~!$&'()*+,=:@.]*)*/?")
 _PATH = re.compile(r"/[!-\"$->@-~]*")
 _QUERY = re.compile(r"[!-\"$-~]*")
@@ -32,7 +35,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LINE_END = re.compile(r"[\r\n]")
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f\udc80-\udcff]")
 _SINCE_NUL = re.compile(r"\x00[^/]*")
-# RFC 3629 section 3: an overlong form writes a character, such as a dot, in more bytes than it takes. C0 and C1 begin
+# RFC 3629 section 3: an overlong form writes a character, such as a dot, in more bytes than needed. C0 and C1 begin
 # nothing else. The forms of five and six bytes are those of RFC 2279.
 _OVERLONG = re.compile(rb"[\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]|\xf8[\x80-\x87]|\xfc[\x80-\x83]")
 _PARAMS = re.compile(r";[^/]*")
@@ -45,7 +48,7 @@ class Target(Struct, frozen=True, kw_only=True, gc=False):
 
     path: str
     query: str | None
-    """Without the question mark; None where there was none."""
+    """Without the question mark; None if there was none."""
     ordinary: bool = False
     """Whether the path is known to have one reading."""
 
@@ -54,9 +57,9 @@ class Target(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def parse_target(raw: str, host: str) -> Target:
-    """Origin form, or absolute form for the very `host` that the Host header names (RFC 9112 section 3.2.2).
+    """Parse origin form, or absolute form for the same `host` as in the Host header (RFC 9112 section 3.2.2).
 
-    Raises Denied for every other form, for a fragment, and for bytes that no target may hold.
+    Raises Denied for every other form, for a fragment, and for bytes that a target must not contain.
     """
     if not raw.startswith("/"):
         raw = _from_absolute(raw, host)
@@ -72,9 +75,9 @@ def readings(path: str, *, keep_slash: bool = False) -> tuple[str, ...]:
     """Every plausible reading of `path`, the raw one first; a byte that is not UTF-8 is a surrogate (PEP 383).
 
     keep_slash: the upstream does not split at %2F, which is then KEPT_SLASH.
-    Raises Denied for an escape that is none, for controls and bytes that are not UTF-8 in what is decoded once, for
-    line ends and overlong forms in any reading, for dots that climb above the root, and, where slashes are kept, for
-    dots in a path with an encoded slash.
+    Raises Denied for an invalid escape, for controls and bytes that are not UTF-8 after one decoding, for line ends and
+    overlong forms in any reading, for dots that climb above the root, and, if slashes are kept, for dots in a path with
+    an encoded slash.
     """
     if _PLAIN.fullmatch(path):
         return (path,)
@@ -107,10 +110,10 @@ def _all_readings(path: str, *, decodings: int) -> tuple[str, ...]:
 
 
 def with_prefix(target: Target, paths: tuple[str, ...], strip: str, add: str, *, keep_slash: bool = False) -> str:
-    """The request-target for the upstream: `strip` taken from the front of the path, `add` put before it.
+    """The request-target for the upstream: `strip` removed from the front of the path, `add` put before it.
 
-    `paths` are the readings of the path, made with `keep_slash`. Unless every one of them lies below `strip`, and the
-    rest has no other reading than theirs, the request is refused.
+    `paths` are the readings of the path, made with `keep_slash`. The request is refused unless all of them are below
+    `strip`, and the rest has no readings but theirs.
     """
     if not strip and not add:
         return str(target)
@@ -139,7 +142,7 @@ def _next_readings(text: str, decoded: int, decodings: int) -> Iterator[tuple[st
     if decoded < decodings and "%" in text:
         decode = _decode_again if decoded else _decode
         yield decode(text), decoded + 1
-        # Go's ServeMux splits before it decodes, and a WHATWG URL takes %2e%2e for dots but leaves %2f alone.
+        # Go's ServeMux splits before it decodes, and a WHATWG URL treats %2e%2e as dots but keeps %2f.
         yield decode(_ENCODED_SLASH.sub(r"%25\1", text)), decoded + 1
     for transform in _TRANSFORMS if decoded < 2 else _TRANSFORMS_OF_BYTES:
         changed = transform(text)
@@ -158,7 +161,7 @@ def _decode(text: str) -> str:
 
 
 def _decode_again(text: str) -> str:
-    """Of what is decoded already. A client may well call a file `50%cashback`, so that this need not be text."""
+    """Decode a decoded path again. A file may be called `50%cashback`, so the result need not be text."""
     raw = unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
     if _OVERLONG.search(raw):
         raise Denied(Reason.BAD_TARGET)
@@ -169,17 +172,17 @@ def _decode_again(text: str) -> str:
 
 
 def _until_nul(text: str) -> str:
-    """C code takes a NUL for the end."""
+    """Cut at a NUL, which C code treats as the end."""
     return text.partition("\0")[0]
 
 
 def _segments_until_nul(text: str) -> str:
-    """As C code does that splits first."""
+    """Like C code that splits first."""
     return _SINCE_NUL.sub("", text)
 
 
 def _without_bytes_that_are_no_text(text: str) -> str:
-    """Lenient decoders drop what is not UTF-8 (Python's `errors="ignore"`), filters drop controls."""
+    """Like lenient decoders, which drop bytes that are not UTF-8 (Python's `errors="ignore"`), and like filters."""
     return _NO_TEXT.sub("", text)
 
 

@@ -1,7 +1,7 @@
-"""Placeholders in header templates and in the JSON bodies of our own answers.
+"""Placeholders in header templates and in the JSON bodies of our own responses.
 
-`{key.id}` is replaced by a value; `{{` and `}}` are braces. In a JSON body, a string that is one placeholder
-and nothing else takes the value's own type, so that a number stays a number.
+`{key.id}` is replaced by a value; `{{` and `}}` are braces. In a JSON body, a string that is exactly one placeholder
+takes the value's own type, so a number stays a number.
 """
 
 import re
@@ -44,7 +44,7 @@ ERROR_PLACEHOLDERS = QUOTA_PLACEHOLDERS | {"reason", "status", "detail", "scopes
 
 
 def unknown_placeholders(template: object, allowed: frozenset[str]) -> list[str]:
-    """The placeholders of a JSON-like template that `allowed` does not hold (`a.*` allows everything below a)."""
+    """The placeholders of a JSON-like template that are not in `allowed` (`a.*` allows everything below a)."""
     return [name for name in placeholders(template) if name not in allowed and not _below(name, allowed)]
 
 
@@ -59,7 +59,7 @@ def of_key(name: str) -> bool:
 
 
 def render(template: object, values: Mapping[str, object]) -> Any:
-    """A JSON value with every placeholder replaced. A name that `values` lacks is null (in text: nothing)."""
+    """A JSON value with every placeholder replaced. A name missing in `values` is null (in text: empty)."""
     match template:
         case str():
             return _render_text(template, values)

@@ -7,7 +7,7 @@ from typing import Final, Protocol, overload
 
 
 class Clock(Protocol):
-    """Time, for everyone who needs it. Nothing else reads the machine's clock."""
+    """Time, for all code that needs it. Nothing else reads the machine's clock."""
 
     def seconds(self) -> float:
         """Unix seconds."""
@@ -16,7 +16,7 @@ class Clock(Protocol):
         """Unix microseconds."""
 
     def monotonic(self) -> float:
-        """Seconds from an unknown start, which never go back: for durations."""
+        """Seconds from an arbitrary start, which never decrease: for durations."""
 
 
 # Microseconds of UTC since 1970 to RFC 3339, and back.
@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_WITHOUT_ZONE = _EPOCH.replace(tzinfo=None)
-"""Formatted in half the time."""
+"""Formats in half the time."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -35,7 +35,7 @@ def rfc3339(at: None) -> None: ...
 @overload
 def rfc3339(at: int | None) -> str | None: ...
 def rfc3339(at: int | None) -> str | None:
-    """With `Z`, and in whole seconds where they are whole."""
+    """With `Z`, and without a fraction if the seconds are whole."""
     if at is None:
         return None
     return f"{(_EPOCH_WITHOUT_ZONE + timedelta(microseconds=at)).isoformat()}Z"
@@ -48,11 +48,11 @@ _DAY: Final = (
 _LEAP_DAY: Final = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)-02-29"
 _CLOCK: Final = r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 RFC3339_TIME: Final = f"({_DAY}|{_LEAP_DAY}){_CLOCK}"
-"""A regular expression for each time with an offset from the year 1000 on, but for leap seconds."""
+"""A regular expression for times with an offset, from the year 1000 on, without leap seconds."""
 
 
 def microseconds(text: str) -> int:
-    """Of a time in RFC 3339, or of 00:00 UTC of a date. Raises ValueError."""
+    """Microseconds of a time in RFC 3339, or of 00:00 UTC of a date. Raises ValueError."""
     found = datetime.fromisoformat(text)
     try:
         return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND

@@ -1,4 +1,4 @@
-"""What is sent to the upstream in place of the client's own target and header fields."""
+"""The target and header fields for the upstream, made from the client's."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,11 +23,11 @@ from sidecar.core.observer import Trace
 from sidecar.core.target import Target, with_prefix
 from sidecar.core.templates import render_text
 
-# What the upstream is told of the caller and of the way that the request came.
+# What the upstream learns about the caller and the path of the request.
 
 
 class IdentityHeaders:
-    """Header templates, compiled: those that depend on the key alone are rendered once for a key."""
+    """Compiled header templates: those that depend only on the key are rendered once per key."""
 
     def __init__(self, templates: Mapping[str, str]) -> None:
         by_request = {name for name, template in templates.items() if "{request.id}" in template}
@@ -46,11 +46,11 @@ class IdentityHeaders:
 
 
 _LONGEST_HOST = 300
-"""Of a name that is looked up, 253 bytes are the most; strangers choose longer ones, and their memory is ours."""
+"""A DNS name has at most 253 bytes; clients can send longer ones, and caching them takes our memory."""
 
 
 def forwarding_headers(peer: str, scheme: str, host: bytes) -> Headers:
-    """What the socket tells, for a client that no trusted proxy stands for."""
+    """The fields that describe the socket, for a client without a trusted proxy."""
     return (_known_forwarding if len(host) <= _LONGEST_HOST else _forwarding)(peer, scheme, host)
 
 
@@ -70,7 +70,7 @@ def forwarded_header(peer: str, scheme: str, host: bytes) -> bytes:
 
 
 def appended(headers: Sequence[tuple[bytes, bytes]], name: bytes, value: bytes) -> list[tuple[bytes, bytes]]:
-    """`headers` with `value` at the end of the list that `name`'s lines make up together."""
+    """`headers` with `value` appended to the list in the lines of `name`."""
     before = [line for field, line in headers if field.lower() == name.lower()]
     others = [pair for pair in headers if pair[0].lower() != name.lower()]
     return [*others, (name, b", ".join([*before, value]))]
@@ -80,13 +80,13 @@ VIA: Final = b"Via"
 
 
 def via(headers: Iterable[tuple[bytes, bytes]], version: str, name: bytes) -> bytes:
-    """The Via of a message that came by HTTP `version`, with `name` as its last hop (RFC 9110 section 7.6.3)."""
+    """The Via of a message received with HTTP `version`, with `name` as its last hop (RFC 9110 section 7.6.3)."""
     before = [value for field, value in headers if field.lower() == b"via"]
     return b", ".join([*before, b"%b %b" % (version.encode(), name)])
 
 
 def with_via(headers: Headers, version: str, name: bytes) -> Headers:
-    """The request's `headers` with `name` in Via. Raises Fault (LOOP_DETECTED) where it came by `name` before."""
+    """The request's `headers` with `name` in Via. Raises Fault (LOOP_DETECTED) if it already passed `name`."""
     here = via(headers, version, name)
     hops = [hop.split(None, 2)[1:2] for hop in here.lower().split(b",")]
     if hops.count([name.lower()]) > 1:
@@ -95,7 +95,7 @@ def with_via(headers: Headers, version: str, name: bytes) -> Headers:
 
 
 ADMIN_COOKIE: Final = "sidecar_session"
-"""Who is signed in to the admin page. Browsers send a host's cookies to every port of it, the data listener's too."""
+"""The session of the admin page. Browsers send a host's cookies to all its ports, including the data listener's."""
 ADMIN_COOKIES: Final = (ADMIN_COOKIE, f"__Host-{ADMIN_COOKIE}")
 """Its names, over HTTP and over HTTPS: no other host can set one that begins with `__Host-` (RFC 6265bis §4.1.3.2)."""
 
@@ -108,9 +108,9 @@ class Injection:
     """The configured rules of strip and inject.
 
     named_prefixes: of upstreams that routes name, what is stripped and what is added. keep_slash: how paths are read.
-    remove_copies: of the credential, elsewhere in the request; otherwise the request is refused.
-    withheld_cookies: their names; of the sidecar's own. not_beside_key: names of headers, in lower case, and of cookies
-    with credentials that are not ours, which are removed where a key is used.
+    remove_copies: removes copies of the credential elsewhere in the request; otherwise the request is refused.
+    withheld_cookies: names of the sidecar's own cookies. not_beside_key: names of headers, in lower case, and of
+    cookies with credentials that are not ours, which are removed if a key is used.
     """
 
     rules: HeaderRules
@@ -132,7 +132,7 @@ class Injection:
         copies: Copies | None = None,
         rules: ForwardRules = _FORWARD_RULES,
     ) -> str:
-        """The request-target, without a key in its query. Raises Denied where the prefix cannot be taken off safely.
+        """The request-target, without a key in its query. Raises Denied if the prefix cannot be removed safely.
 
         rules: of the route that `paths` lead to.
         """
@@ -145,14 +145,14 @@ class Injection:
         return with_prefix(target, paths, strip, add, keep_slash=self.keep_slash)
 
     def prefixes(self, rules: ForwardRules) -> tuple[str, str]:
-        """What is taken from the front of the path, and what is put before the rest."""
+        """What is removed from the front of the path, and what is put before the rest."""
         strip, add = self.strip_prefix, self.add_prefix
         if rules.upstream is not None:
             strip, add = self.named_prefixes[rules.upstream]
         return strip if rules.strip_prefix is None else rules.strip_prefix, add
 
     def copies(self, credential: Credential | None) -> Copies | None:
-        """Of a credential that the upstream must not see."""
+        """Copies of a credential that the upstream must not see."""
         if credential is None or credential.foreign or self.forward_credential or not credential.text:
             return None
         return Copies(credential.text)
@@ -183,7 +183,10 @@ class Injection:
             raise Denied(Reason.BAD_HEADER)
 
     def check_beside_key(self, received: SortedHeaders) -> None:
-        """For whoever forwards the request by itself: raises Denied where another credential would go with the key."""
+        """For proxies that forward by themselves.
+
+        Raises Denied if another credential would be sent along with the key.
+        """
         if self._of_key(received.kept) != received.kept:
             raise Denied(Reason.BAD_HEADER)
 
@@ -196,7 +199,7 @@ class Injection:
         host: bytes,
         identity: Headers,
     ) -> Headers:
-        """Stripped, then injected: the way it came, then `identity`, which nothing of the client's can reach."""
+        """Stripped, then injected: forwarding fields, then `identity`, which the client cannot influence."""
         trusted = self.proxies.trusts(head.peer)
         keep_credential = credential is not None and (credential.foreign or self.forward_credential)
         kept = received.kept
@@ -212,16 +215,16 @@ class Injection:
         return (*self.forwarded(head, kept, host), *identity)
 
     def reaching(self, head: RequestHead, received: SortedHeaders, *, from_proxy: bool) -> Headers:
-        """The client's fields that reach the upstream where no key of ours is among them.
+        """The client's fields that reach the upstream if none of our keys is among them.
 
-        from_proxy: those that a trusted proxy alone may set are its own, and not what its client sent.
+        from_proxy: fields that only a trusted proxy may set are its own, not its client's.
         """
         trusted = from_proxy and self.proxies.trusts(head.peer)
         kept = self.rules.reclassify(head.headers, credential=True, from_proxy=trusted)
         return tuple(self._end_to_end(kept, received))
 
     def _of_key(self, kept: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """A session of somebody else beside the key would leave to the upstream which of the two it believes."""
+        """Remove another session next to the key: the upstream could choose which of the two to trust."""
         headers, cookies = self.not_beside_key
         if headers:
             kept = [pair for pair in kept if pair[0].lower() not in headers]
@@ -235,7 +238,7 @@ class Injection:
         return kept
 
     def forwarded(self, head: RequestHead, kept: list[tuple[bytes, bytes]], host: bytes) -> list[tuple[bytes, bytes]]:
-        """`kept` with the way it came; a trusted proxy tells of the way before."""
+        """`kept` with forwarding fields; those of a trusted proxy include earlier hops."""
         speaks_forwarded = self.proxies.header == b"forwarded"
         if not self.proxies.trusts(head.peer):
             if speaks_forwarded:
@@ -258,7 +261,7 @@ def _without_key(target: Target, credential: Credential | None) -> Target:
 
 
 def _without_credential(kept: list[tuple[bytes, bytes]], credential: Credential) -> list[tuple[bytes, bytes]]:
-    """Where it stands among others: in cookies, and in lists."""
+    """Remove it from among others: in cookies and in lists."""
     return _without_items(_without_cookies(kept, credential.cookies), credential)
 
 
@@ -287,7 +290,7 @@ TRACESTATE: Final = b"tracestate"
 
 
 def propagate(trace: Trace, headers: Headers) -> Headers:
-    """`headers` with the trace for the upstream, whose parent is our client span, or the caller's if unsampled."""
+    """`headers` with the trace for the upstream. Its parent is our client span, or the caller's if unsampled."""
     if trace.parent_id and not trace.sampled:
         return headers
     foreign = (TRACEPARENT,) if trace.parent_id else (TRACEPARENT, TRACESTATE)
@@ -296,18 +299,18 @@ def propagate(trace: Trace, headers: Headers) -> Headers:
 
 
 def request_id(values: Mapping[bytes, list[bytes]], header: bytes, keys: re.Pattern[bytes]) -> str | None:
-    """The client's request id, where it sent exactly one that is safe to write anywhere. keys: what looks like one."""
+    """The client's request id, if it sent exactly one that is safe to write anywhere. keys: matches keys."""
     found = values.get(header)
     return found[0].decode("ascii") if found is not None and len(found) == 1 and is_request_id(found[0], keys) else None
 
 
 def is_request_id(value: bytes, keys: re.Pattern[bytes]) -> bool:
-    """Whether it is safe to write anywhere; keys: what looks like one."""
+    """Whether it is safe to write anywhere. keys: matches keys."""
     return 0 < len(value) <= 128 and value.translate(None, _ID_BYTES) == b"" and keys.search(value) is None
 
 
 class RequestIds:
-    """Makes request ids: 32 hexadecimal digits of `random_bytes`, which is asked for many ids at once."""
+    """Makes request ids: 32 hexadecimal digits of `random_bytes`, which is called for many ids at once."""
 
     def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
         self._random_bytes = random_bytes

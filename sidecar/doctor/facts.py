@@ -201,14 +201,14 @@ class Facts:
     running: RunningFacts | Unknown
     upstreams: Mapping[str, NamedUpstream] = field(default_factory=dict)
     key_file: KeyFileFacts | Unknown | None = None
-    """None where keys are not in a file."""
+    """None if keys are not in a file."""
     replica: ReplicaFacts | Unknown | None = None
-    """None where `store.replica` names none."""
+    """None if `store.replica` is not set."""
     upstream_option: str = "upstream"
-    """Where in the configuration `upstream` and `bypass` stand."""
+    """Where `upstream` and `bypass` are in the configuration."""
 
     def of_upstream(self, name: str) -> "Facts":
-        """These, with one of `upstreams` in place of the default one."""
+        """These facts, with one of `upstreams` instead of the default one."""
         config = replace(self.config, upstream=self.config.upstreams[name])
         found = self.upstreams[name]
         option = f"upstreams.{name}"

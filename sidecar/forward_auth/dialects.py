@@ -16,7 +16,7 @@ from sidecar.core.model import Allow, Headers, Response
 from sidecar.core.routing import is_token
 
 _DOTS = re.compile(r"/\.\.?(?=[/;]|\Z)")
-"""A segment of dots alone; parameters after the dots do not count."""
+"""A segment of dots; parameters after the dots are ignored."""
 _UNNORMALISED = re.compile(rf"\\|//|{_DOTS.pattern}")
 _ENCODED_SLASH = re.compile(r"%2[Ff]")
 
@@ -81,8 +81,8 @@ def original(dialect: Dialect, method: str, target: str, headers: Headers) -> Or
 def objection(request: Original, *, keep_slash: bool = False) -> Reason | None:
     """The reason to refuse a request without asking the gate.
 
-    It is stricter than the gate with targets: what the proxy has not normalised yet, it may normalise after the
-    decision, in its own way. keep_slash: an encoded slash is none to the upstream, and so neither to the proxy.
+    It is stricter than the gate about targets: the proxy may still normalise them after the decision, in its own way.
+    keep_slash: the upstream, and so the proxy, does not treat an encoded slash as a slash.
     """
     path = request.target.partition("?")[0]
     kept = _ENCODED_SLASH.sub("-", path) if keep_slash else path
@@ -96,7 +96,7 @@ def _values(headers: Headers, name: bytes) -> list[str]:
 
 
 def _decodings(path: str) -> Iterator[str]:
-    """The path as it came, decoded once, and twice."""
+    """The path as received, decoded once, and decoded twice."""
     for _ in range(3):
         yield path
         path = unquote(path, errors="surrogateescape")
@@ -127,7 +127,7 @@ def refusing(dialect: Dialect, refusal: Response) -> Response:
 
 
 _FORWARDING = ("Forwarded", "X-Real-IP", "X-Forwarded*")
-"""What a proxy sets or removes by itself, or because its configuration says so."""
+"""Headers that a proxy sets or removes by itself, or by its configuration."""
 _SIGNED_IN = (
     "X-Forwarded-User",
     "X-Forwarded-Email",
@@ -135,7 +135,7 @@ _SIGNED_IN = (
     "X-Forwarded-Preferred-Username",
     "X-Forwarded-Access-Token",
 )
-"""But not these, by which oauth2-proxy tells who has signed in: proxies pass them on as any client wrote them."""
+"""Except these, with which oauth2-proxy names the signed-in user: proxies pass them on as any client wrote them."""
 
 
 class Terms:
@@ -176,7 +176,7 @@ class Terms:
     def not_forwarded(self, request: Headers, allow: Allow) -> bytes:
         """Comma-separated names of the headers that the upstream must not see: credentials, and the stripped ones.
 
-        request: the client's headers, some of which patterns stand for.
+        request: the client's headers, some of which match patterns.
         """
         kept = {name.lower() for name, _ in allow.headers if not self._is_unlisted(name.lower())}
         sent = (lower for name, _ in request if fold(lower := name.lower()) in self._unlisted)
@@ -186,8 +186,8 @@ class Terms:
     def _is_unremovable(self, name: bytes, dialect: Dialect) -> bool:
         """Whether the proxy cannot remove a header (lower-case name) that the data listener strips.
 
-        A proxy removes or overwrites the names that its configuration lists. It passes on what only imitates one
-        (`X_Auth_Subject`), and most have no way to name all that begin alike (`X-Envoy-`).
+        A proxy removes or overwrites the names that its configuration lists. It passes on lookalikes
+        (`X_Auth_Subject`), and most cannot name all headers with a prefix (`X-Envoy-`).
         """
         if name in self._handled or name in self._kept:
             return False
@@ -196,5 +196,5 @@ class Terms:
         return name not in self._passing and fold(name) in self._imitable
 
     def _is_unlisted(self, name: bytes) -> bool:
-        """Whether a header must not reach the upstream, and no proxy's configuration need list it."""
+        """Whether a header must not reach the upstream although proxies' configurations need not list it."""
         return name not in self._kept and fold(name) in self._unlisted

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a proxy wants to know. objection: why the gate need not be asked."""
+    """A proxy's request. objection: the reason to refuse it without the gate."""
 
     head: RequestHead
     dialect: Dialect
@@ -38,10 +38,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What decides a question and words the response. A reload swaps it whole.
+    """The parts that decide a request and word the response. A reload swaps all of them at once.
 
-    id_header: of refusals, for the id of the request. sharing: which scripts may read refusals; what is allowed is
-    between them, the upstream and the proxy in front.
+    id_header: of refusals, for the request id. sharing: which scripts may read refusals; allowed responses are up to
+    the upstream and the proxy in front.
     """
 
     gate: Gate
@@ -53,7 +53,7 @@ class Snapshot:
 
 
 class DecisionServer:
-    """To be made where its loop runs."""
+    """Create it inside the running loop."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class DecisionServer:
         clock: Clock,
     ) -> None:
         self._snapshot, self._observer, self._clock = snapshot, observer, clock
-        self._strangers: set[str] = set()
+        self._untrusted: set[str] = set()
         self._server = HardenedServer(web.Server(self.serve), host=self, limits=_server_limits(snapshot.limits))
         self._closing_when_idle = False
         self.addresses: tuple[Address, ...] = ()
-        """Where it is bound, after `start`."""
+        """The bound addresses, after `start`."""
 
     async def start(self, *addresses: Address) -> None:
         """Bind. Raises BindError."""
@@ -82,12 +82,12 @@ class DecisionServer:
         self._closing_when_idle = False
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
+        """Accept no more connections, let running requests finish within `grace_seconds`, and end the rest."""
         self.close_when_idle()
         await self._server.close(grace_seconds)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
-        """Serve questions from here on by `snapshot`. Open connections keep their limits."""
+        """Use `snapshot` for requests from now on. Open connections keep their limits."""
         self._snapshot = snapshot
         self._server.reconfigure(_server_limits(snapshot.limits))
 
@@ -104,11 +104,11 @@ class DecisionServer:
         self._observer.connection_refused(limit)
 
     async def _respond(self, request: web.BaseRequest) -> Response:
-        """Only what a trusted proxy asks, in a dialect that is served, comes before the gate."""
+        """Only requests of a trusted proxy, in an enabled dialect, reach the gate."""
         snapshot, peer = self._snapshot, request.remote or ""
         terms = snapshot.terms
         if not terms.trusts(peer):
-            self._note_stranger(peer)
+            self._log_untrusted(peer)
             return self.refuse(Reason.NO_ROUTE, peer)
         dialect = dialect_of(request.raw_path, terms.served)
         if dialect is None:
@@ -121,7 +121,7 @@ class DecisionServer:
         return await self._observed(Question(head=head, dialect=dialect, objection=objection), snapshot)
 
     async def _observed(self, question: Question, snapshot: Snapshot) -> Response:
-        """The answer, whatever happens."""
+        """A response in any case."""
         began, decision, reason = self._clock.monotonic(), None, question.objection
         request_id = "" if reason is None else snapshot.gate.request_id(question.head)
         self._observer.begun()
@@ -155,7 +155,7 @@ class DecisionServer:
         return refusing(question.dialect, response)
 
     def _worded(self, decision: Decision, snapshot: Snapshot, question: Question) -> tuple[Reason | None, Response]:
-        """A route that the sidecar itself responds to is not the upstream's, where the proxy in front would send it."""
+        """A route with a static response must not reach the upstream, to which the proxy would send it."""
         responses, now = snapshot.responses, self._clock.seconds()
         id_field = (snapshot.id_header, decision.request_id.encode())
         if isinstance(decision, Deny):
@@ -172,10 +172,10 @@ class DecisionServer:
         self._observer.bad_request(response.status, reason, peer=peer)
         return response
 
-    def _note_stranger(self, peer: str) -> None:
-        """Once for each, and not for ever more: an operator who forgot `trusted_proxies` sees nothing but 403."""
-        if peer not in self._strangers and len(self._strangers) < _MAX_NAMED:
-            self._strangers.add(peer)
+    def _log_untrusted(self, peer: str) -> None:
+        """Log each untrusted peer once, up to a limit: an operator who forgot `trusted_proxies` only sees 403."""
+        if peer not in self._untrusted and len(self._untrusted) < _MAX_NAMED:
+            self._untrusted.add(peer)
             _log.warning("sidecar: decision listener: refused %s, which is not in trusted_proxies", peer)
 
 
@@ -184,7 +184,7 @@ def _with_field(response: Response, field: tuple[bytes, bytes]) -> Response:
 
 
 def _server_limits(limits: Limits) -> ServerLimits:
-    """A proxy's request holds the client's head, and the client's target once or twice more."""
+    """A proxy's request contains the client's head, and the client's target once or twice more."""
     head = HeadLimits(
         request_line_bytes=limits.request_line * 2,
         header_bytes=max(limits.header, limits.request_line) + _HEADER_NAME_BYTES,

@@ -1,6 +1,6 @@
-"""Why the gate refuses a request, for the operator: what exactly does not fit, and what to do about it.
+"""Why the gate refuses a request, for the operator: what exactly is wrong, and what to do about it.
 
-Clients are told less. No sentence holds any part of a key.
+Clients get less detail. No sentence contains any part of a key.
 """
 
 import re
@@ -24,9 +24,9 @@ from sidecar.gate.compile import key_format, key_prefixes, route_table
 
 _NEAREST: Final = 3
 _MOST_CONSIDERED: Final = 5
-"""Routes that match a path beside the one that decides; there are seldom more."""
+"""Routes to show that match a path besides the one that decides; there are seldom more."""
 _LIKE: Final = 0.5
-"""How alike a segment of the path and one of a route must be for a slip of the pen."""
+"""How similar a segment of the path and one of a route must be to suspect a typo."""
 _SCHEME: Final = re.compile(r"([A-Za-z]{1,20}):?\s")
 _STAR: Final = "* is no path: the sidecar itself responds to `OPTIONS *` (204), and takes no other method with it"
 _PLAIN: Final = {
@@ -41,7 +41,7 @@ _PLAIN: Final = {
 
 
 def causes(config: Config, head: RequestHead, presented: str | None, deny: Deny) -> Iterator[str]:
-    """Yield what refused the request. presented: the text sent as the key; None where none was to be sent."""
+    """Yield the causes of the refusal. presented: the text sent as the key; None if no key was needed."""
     match deny.reason:
         case Reason.MISSING_CREDENTIAL:
             yield _missing(config, presented)
@@ -112,7 +112,7 @@ def _place(source: Source) -> str:
 
 
 def key_fault(config: Config, text: str) -> str:
-    """Return what is wrong with a text that no key here is."""
+    """Say what is wrong with a text that is not a key of this sidecar."""
     if pasted(text) != text:
         return _wrapping(text)
     prefixes = config.keys.environments
@@ -234,7 +234,7 @@ def _no_route(config: Config, head: RequestHead) -> Iterator[str]:
 
 
 def considered(config: Config, method: str, target: str) -> Iterator[tuple[Route, str]]:
-    """Yield the routes that come closest to a request's path, the one that decides first, and what becomes of each."""
+    """Yield the routes closest to a request's path, the one that decides first, each with its outcome."""
     try:
         path = parse_target(target, "localhost").path
     except Denied:
@@ -250,7 +250,7 @@ def considered(config: Config, method: str, target: str) -> Iterator[tuple[Route
 
 
 def _matching(config: Config, route: Route, method: str, path: str, chosen: Match | None) -> str:
-    """Return why another route than `route` decides, where its pattern matches the path; empty where it does not."""
+    """Say why another route than `route` decides, if its pattern matches the path; empty if it does not."""
     alone = route_table(replace(config, routes=(route,), unmatched=replace(config.unmatched, policy=DENIED)))
     if chosen is not None and alone.match(method, path) is not None:
         return f"matches, too, but {chosen.route.name} is more specific"
@@ -260,7 +260,7 @@ def _matching(config: Config, route: Route, method: str, path: str, chosen: Matc
 
 
 def _nearest(routes: Iterable[Route], path: str, case_sensitive: bool) -> Sequence[tuple[Route, str]]:
-    """Return the routes that come closest, and what does not match."""
+    """Return the closest routes, and what does not match."""
     segments = path[1:].split("/")
     rated = []
     for place, route in enumerate(routes):
@@ -271,7 +271,7 @@ def _nearest(routes: Iterable[Route], path: str, case_sensitive: bool) -> Sequen
 
 
 def _compared(route: Route, segments: Sequence[str], case_sensitive: bool) -> tuple[float, str]:
-    """Return how many segments match until the first that does not, and why that one does not."""
+    """Return how many segments match before the first that does not, and why that one does not."""
     pattern = parse_pattern(route.pattern)
     for place, wanted in enumerate(pattern.segments):
         if place == len(segments):

@@ -1,4 +1,4 @@
-"""What is worked out once, not for each request: the parts of a gate, and the principal of a key."""
+"""What is computed once, not for each request: the parts of a gate, and the principal of a key."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -23,16 +23,16 @@ from sidecar.keys.ports import Actor
 from sidecar.keys.transfer.fields import LineRules, Origin
 from sidecar.keys.validation import KeyRules
 
-# What the configuration asks of a key.
+# What the configuration requires of a key.
 
 
 def key_format(config: Config) -> KeyFormat:
-    """Raises ValueError where the lengths do not go together."""
+    """Raises ValueError if the lengths contradict each other."""
     return KeyFormat(length=config.keys.length, checksum_length=config.keys.checksum_length)
 
 
 def key_rules(config: Config) -> KeyRules:
-    """Raises ValueError where the settings of keys do not go together."""
+    """Raises ValueError if the settings of keys contradict each other."""
     return KeyRules(
         format=key_format(config),
         environments=config.keys.environments,
@@ -48,22 +48,22 @@ def key_rules(config: Config) -> KeyRules:
 
 
 def line_rules(config: Config, hasher: Hasher, *, now: int, actor: Actor, new_id: Callable[[], str] = str) -> LineRules:
-    """What the configuration asks of a key in a file. now: microseconds. Raises ValueError as `key_rules`."""
+    """What the configuration requires of a key in a file. now: microseconds. Raises ValueError as `key_rules` does."""
     origin = Origin(own=config.keys.environments, foreign=config.keys.imported, algorithms=hasher.algorithms)
     return LineRules(key_rules(config), origin, now=now, actor=actor, new_id=new_id)
 
 
 def key_prefixes(config: Config) -> Sequence[str]:
-    """What keys begin with, those made elsewhere too; an empty one where they begin with anything."""
+    """The prefixes of keys, including those made elsewhere; an empty one if they may begin with anything."""
     return (*config.keys.environments.values(), *(keys.prefix for keys in config.keys.imported))
 
 
 _LEAST_BODY = 16
-"""Letters and digits after a key's prefix: one of ours has at least 22."""
+"""Least letters and digits after a key's prefix; our own keys have at least 22."""
 
 
 def key_pattern(config: Config) -> re.Pattern[bytes]:
-    """What looks like a key, wherever it stands. Keys without a prefix look like anything, and are not found."""
+    """Matches what looks like a key, anywhere. Keys without a prefix look like any text, and are not found."""
     prefixes = [re.escape(prefix.encode()) for prefix in key_prefixes(config) if prefix]
     return re.compile(rb"(?:%b)[0-9A-Za-z]{%d}" % (b"|".join(prefixes) or b"(?!)", _LEAST_BODY))
 
@@ -106,7 +106,7 @@ def injection(config: Config, rules: HeaderRules, proxies: TrustedProxies) -> In
 
 
 def _not_beside_key(keys: KeySettings) -> tuple[frozenset[bytes], tuple[str, ...]]:
-    """Headers and cookies that hold credentials which are not ours. Where keys stand, there is no other beside one."""
+    """Headers and cookies with credentials that are not ours. A place of our keys cannot hold another one as well."""
     if keys.beside_key == "keep":
         return frozenset(), ()
     headers, cookies = _names(keys.pass_through, "header"), _names(keys.pass_through, "cookie")
@@ -124,11 +124,11 @@ def rate_limit_fields(config: Config) -> RateLimitFields:
 
 
 def sharing(config: Config) -> SharingRules:
-    """Which responses other origins and caches may have."""
+    """Which responses other origins and caches may share."""
     templates = (*config.errors.values(), *([config.default_error] if config.default_error else []))
     own = [name for template in templates for name in template.headers or ()]
     names = (*rate_limit_fields(config).names, *ENDING_NAMES, "WWW-Authenticate", config.identity.request_id, *own)
-    # Unmatched requests may go on, too, where they are only observed.
+    # Unmatched requests may also be forwarded, if they are only observed.
     return SharingRules(
         (*config.routes, config.unmatched),
         config.cors,
@@ -163,40 +163,40 @@ def route_table(config: Config) -> RouteTable:
 
 
 def _every_route(config: Config) -> Sequence[Route]:
-    """`unmatched` is the least specific route of all, where it lets anything pass."""
+    """`unmatched` is the least specific route of all, if it lets anything pass."""
     return (*config.routes, config.unmatched) if config.unmatched.policy.pass_through else config.routes
 
 
 def every_quota(config: Config) -> Route:
-    """Stands for a route that counts each quota of a key, but for those that count by route: nothing matches it."""
+    """A route that counts every quota of a key, except those that count by route. No request matches it."""
     quotas = [quota for quota in config.quotas.values() if Subject.ROUTE not in quota.by]
     policy = Policy(charges=tuple(Charge(quota=quota) for quota in quotas))
     return Route(name=_EVERY_QUOTA, methods=frozenset(), pattern="", policy=policy)
 
 
 _EVERY_QUOTA = "(every quota)"
-"""No route can have such a name."""
+"""A name that no route can have."""
 _SCOPE_SETS = 1024
-"""Sets of granted scopes that are kept expanded: most keys share a few."""
+"""Sets of granted scopes whose expansion is kept: most keys share a few."""
 _BUCKETS = 16_384
 """Pairs of key and route whose buckets are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrincipalContext:
-    """A principal, and the headers and times of its key. Compared by identity: each is made of one cache entry."""
+    """A principal, and the headers and times of its key. Compared by identity: each belongs to one cache entry."""
 
     principal: Principal
     identity: Headers
     valid_until: float
-    """Unix microseconds; from then on the key's status must be checked, to say why it is not valid."""
+    """Unix microseconds; from then on the key's status must be checked, to find out why it is not valid."""
 
 
 class PrincipalCompiler:
-    """Makes contexts under one configuration, and remembers them. size: how many keys are remembered.
+    """Makes contexts under one configuration, and caches them. size: how many keys are cached.
 
-    A full memory is emptied, and active keys come back with their next request. A key that was read again from the
-    store has another cache entry, so its old context is never found.
+    A full cache is emptied, and active keys return with their next request. A key that was reread from the store has a
+    new cache entry, so its old context is never found.
     """
 
     def __init__(self, catalogue: Catalogue, identity: IdentityHeaders, plans: Plans, *, size: int) -> None:
@@ -204,13 +204,13 @@ class PrincipalCompiler:
         self._identity, self._plans, self._size = identity, plans, size
         self._contexts: dict[CacheEntry, PrincipalContext] = {}
         self._buckets: dict[tuple[PrincipalContext, str], Sequence[Bucket]] = {}
-        """By context and route name, where no quota of the route depends on the address."""
+        """By context and route name, if no quota of the route depends on the address."""
 
     def of(self, entry: CacheEntry) -> PrincipalContext:
         return self._contexts.get(entry) or self._compile(entry)
 
     def buckets(self, route: Route, context: PrincipalContext | None, address: str) -> Sequence[Bucket]:
-        """What a request on `route` takes from; `address` is the client's."""
+        """The buckets that a request on `route` takes from; `address` is the client's."""
         if context is None:
             return buckets_for(route.policy.charges, key=None, address=address, route=route.name, plans=self._plans)
         found = self._buckets.get((context, route.name))

@@ -1,6 +1,6 @@
-"""A question put to the gate as the request that it is about. Nothing is taken from any quota.
+"""Explains what the gate would decide about a request, without taking from any quota.
 
-Below: which routes a key may use, before there is a request.
+Also: which routes a key may use, without a request.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,18 +38,18 @@ from sidecar.keys.cache import MISS, CacheEntry, Found, KeyFinder, Miss
 from sidecar.limiter.port import Limiter
 from sidecar.telemetry.redaction import Redaction
 
-# A decision in words, for people.
+# A decision in words.
 
 
 class Line(NamedTuple):
-    """One step of the story. A line without a label belongs to the one before."""
+    """One step of the explanation. A line without a label continues the one before."""
 
     label: str
     text: str
 
 
 def steps(config: Config, head: RequestHead, decision: Decision, status: int | None) -> list[Line]:
-    """The way from the target to the decision, a line each."""
+    """The steps from the target to the decision, one line each."""
     lines = [
         Line("request", f"{head.method} {head.target.partition('?')[0]}"),
         *_paths(head, keep_slash=config.keep_slash),
@@ -86,12 +86,12 @@ def _paths(head: RequestHead, *, keep_slash: bool) -> Iterator[Line]:
 
 
 def shown_reading(path: str, *, keep_slash: bool) -> str:
-    """Return one reading of a path, for people to see."""
+    """Return one reading of a path, fit to be shown."""
     return _printable(path.replace(KEPT_SLASH, "%2F") if keep_slash else path)
 
 
 def _printable(path: str) -> str:
-    """A control, or a byte that is not UTF-8, as `\\x00`: a terminal obeys the one and cannot write the other."""
+    """Write a control, or a byte that is not UTF-8, as `\\x00`: a terminal obeys the one and cannot show the other."""
     return "".join(char if char.isprintable() else _escaped(char) for char in path)
 
 
@@ -191,19 +191,19 @@ _HOLDING_TARGET = frozenset({"request", "path", "or read as", "forwarded as"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What would come of this request? With `key`, it carries a key: `secret`, or a made-up one of the right form."""
+    """A request to explain. With `key`, it carries a key: `secret`, or a made-up one of the right form."""
 
     method: str
     target: str
     """As on the wire: printable ASCII."""
     key: ApiKey | None = None
     secret: Secret | None = None
-    """What the client presents; with `key` None, a key that nobody knows."""
+    """What the client presents; with `key` None, an unknown key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The decision, the status that the client would see (None where the upstream's), and the way to it."""
+    """The decision, the status that the client would get (None: the upstream's), and the steps to it."""
 
     decision: Decision
     status: int | None
@@ -218,7 +218,7 @@ async def explain(
     *,
     randbelow: Callable[[int], int],
 ) -> Explanation:
-    """limiter: is looked at and not taken from. randbelow: as `secrets.randbelow`."""
+    """limiter: only read, never taken from. randbelow: as `secrets.randbelow`."""
     text = _presented(question, config, randbelow)
     target = with_key_in_query(config, question.target, text) if text else question.target
     headers = (_HOST, *(presenting(config, text) if text else ()))
@@ -234,7 +234,7 @@ async def explain(
 
 
 def refusal_of(decision: Decision) -> Deny | None:
-    """The denial, or what would be one."""
+    """The denial, or what would be one without observe mode."""
     if isinstance(decision, Deny) or decision.would_deny is None:
         return decision if isinstance(decision, Deny) else None
     return Deny(
@@ -248,7 +248,7 @@ def refusal_of(decision: Decision) -> Deny | None:
 
 
 def _causes(question: Question, config: Config, deny: Deny) -> Iterator[Line]:
-    """The head of the question is looked at, which has no key in its query."""
+    """The causes, from the head of the question, which has no key in its query."""
     head = RequestHead(method=question.method, target=question.target, headers=(), peer="127.0.0.1")
     presented = None if question.secret is None else question.secret.text
     for place, cause in enumerate(causes(config, head, presented, deny)):
@@ -256,7 +256,7 @@ def _causes(question: Question, config: Config, deny: Deny) -> Iterator[Line]:
 
 
 def redacted(config: Config, target: str) -> str:
-    """A request-target without any key, for people to see."""
+    """A request-target without any key, fit to be shown."""
     return Redaction(key_prefixes(config)).text(target, longest=len(target))
 
 
@@ -271,13 +271,13 @@ def _presented(question: Question, config: Config, randbelow: Callable[[int], in
 
 
 def _forms(config: Config, secret: str) -> Sequence[str]:
-    """How the key may be written in a header, the longest first."""
+    """The forms in which the key may be written in a header, the longest first."""
     halves = [header_value(source, secret) for source in config.keys.sources if source.part is not None]
     return (*halves, secret) if secret else ()
 
 
 def _without(forms: Sequence[str], line: Line) -> Line:
-    """Where the upstream gets the key, what it gets is not shown."""
+    """Hide the key if the upstream gets it."""
     for form in forms:
         line = line._replace(text=line.text.replace(form, "(the key)"))
     return line
@@ -301,7 +301,7 @@ def _made_up(config: Config, key: ApiKey, randbelow: Callable[[int], int]) -> st
 
 
 def presenting(config: Config, text: str) -> Headers:
-    """The headers of a request with the key `text`, where the configuration looks first."""
+    """The headers of a request with the key `text`, in the place where the configuration looks first."""
     source = config.keys.sources[0]
     match source.kind:
         case "header":
@@ -313,7 +313,7 @@ def presenting(config: Config, text: str) -> Headers:
 
 
 def with_key_in_query(config: Config, target: str, text: str) -> str:
-    """`target` with the key, where the configuration looks in the query first; else as it is."""
+    """`target` with the key, if the configuration looks in the query first; otherwise unchanged."""
     source = config.keys.sources[0]
     if source.kind != "query":
         return target
@@ -321,7 +321,7 @@ def with_key_in_query(config: Config, target: str, text: str) -> str:
 
 
 class _OneKey:
-    """A store of one key, which every plaintext finds."""
+    """A store with one key, which every plaintext finds."""
 
     def __init__(self, key: ApiKey | None) -> None:
         self._known = None if key is None else CacheEntry(key, epoch=0)
@@ -340,7 +340,7 @@ class _OneKey:
 
 
 class _Peeking:
-    """A limiter that is looked at and not taken from."""
+    """A limiter that is only read, never taken from."""
 
     immediate = False
 
@@ -359,7 +359,7 @@ class _Peeking:
     peek_now = take_now
 
 
-# Which routes a key may use, and why, before there is a request.
+# Which routes a key may use, and why, without a request.
 
 
 def allowed_routes(config: Config, key: ApiKey) -> list[Route]:
@@ -369,7 +369,7 @@ def allowed_routes(config: Config, key: ApiKey) -> list[Route]:
 
 
 def routes_for_scope(config: Config, scope: str) -> list[Route]:
-    """Return the routes that require scopes, and none beyond `scope` and the scopes it includes."""
+    """Return the routes that require scopes, but only `scope` and the scopes it includes."""
     scopes = config.catalogue.expand([scope])
     return [
         route
@@ -384,7 +384,7 @@ def requirements(policy: Policy) -> str:
 
 
 def charges(policy: Policy) -> str:
-    """Return the names of the quotas that a policy counts, with the cost of a request if it is not one."""
+    """Return the names of the quotas that a policy counts, with the cost of a request unless it is one."""
     return ", ".join(
         charge.quota.name if charge.cost == 1 else f"{charge.quota.name} ({charge.cost} each)"
         for charge in policy.charges

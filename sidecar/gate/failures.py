@@ -1,4 +1,4 @@
-"""Wrong keys by address, and what addresses that sent too many of them may still ask of the store."""
+"""Wrong keys by address, and which lookups an address that sent too many of them still gets."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
@@ -11,16 +11,18 @@ from sidecar.limiter.port import Limiter
 
 _NOTHING: Final = Taken(states=())
 _ALL: Final = Quota(name="failures/all", limit=500, burst=1000, period=1, window=Window.BUCKET, by=())
-"""Lookups of keys that are not in memory, for all addresses without failures left together: a good key comes through,
-at once or after some tries. A bucket, because in a window that others have used up, a client that tries once a second
-would always come too late. No quota of a configuration can have such a name."""
+"""Lookups of keys that are not cached, shared by all addresses that used up their failures.
+
+A valid key gets through, at once or after some tries. A bucket, because a client that tries once a second would always
+be too late for a window that others use up. No configured quota can have such a name.
+"""
 _EACH: Final = Quota(name="failures/each", limit=50, burst=300, period=1, window=Window.BUCKET, by=(Subject.ADDRESS,))
-"""For one of them, so that it leaves some to the others."""
+"""For one of these addresses, so that it leaves some to the others."""
 _MOST_UNDER_WAY: Final = 64
-"""Such lookups at a time, of all addresses: where the store is slow, others must not wait behind them."""
+"""Most such lookups at a time, for all addresses: if the store is slow, other requests must not wait behind them."""
 _MOST_KNOWN: Final = 4096
 _LOOKUP_SECONDS: Final = 0.01
-"""How long a refused lookup stays refused: half of the time in which _EACH allows one more."""
+"""How long a refused lookup stays refused: half the time after which _EACH allows one more."""
 
 
 class _Known(NamedTuple):
@@ -35,7 +37,7 @@ class _Known(NamedTuple):
 
 
 class Failures:
-    """Counts wrong keys by address, and spares the store where an address has none left (`keys.failures`).
+    """Counts wrong keys by address, and protects the store from addresses with too many (`keys.failures`).
 
     A flood from one address costs little: its refusal is remembered until the value of Retry-After changes.
     quota: None is no limit. Times are Unix seconds.
@@ -48,14 +50,14 @@ class Failures:
         self._refused_lookups: dict[str, _Known] = {}
 
     async def count(self, address: str, now: float) -> Taken:
-        """What the address has left is not reported; that nothing is left, is. Raises Fault."""
+        """Count a wrong key. Only reports that the address has no failures left, not how many it has. Raises Fault."""
         if self._quota is None:
             return _NOTHING
         taken = await self._limiter.take([_bucket(self._quota, address_subject(address))], now)
         return Taken(states=(), refused=taken.refused)
 
     def count_now(self, address: str, now: float) -> Taken:
-        """As `count`. Where that would have to wait, nothing is counted, as where nobody can count."""
+        """As `count`. If that would have to wait, nothing is counted, as if the limiter were unavailable."""
         if self._quota is None:
             return _NOTHING
         known = self._used_up.get(address)
@@ -71,7 +73,7 @@ class Failures:
         return refused
 
     def refuse_lookup(self, address: str, now: float) -> bool:
-        """Whether `look_up` would refuse now, as far as that can be told at once. Nothing is taken."""
+        """Whether `look_up` would refuse now, as far as that is known without waiting. Nothing is taken."""
         known = self._refused_lookups.get(address)
         if known is not None and known.holds(now):
             return True
@@ -96,7 +98,10 @@ class Failures:
     async def look_up(
         self, address: str, now: float, find: Callable[[], Awaitable[CacheEntry | None]]
     ) -> CacheEntry | None:
-        """What `find` gives. Raises Denied, without asking, where the address has failed and looked up too often."""
+        """The result of `find`.
+
+        Raises Denied, without calling it, if the address has failed and looked up too often.
+        """
         subject = address_subject(address)
         if self._quota is None or not await self._is_empty(_bucket(self._quota, subject), now):
             return await find()
@@ -116,7 +121,7 @@ class Failures:
         try:
             return (await self._limiter.peek([bucket], now)).refused is not None
         except Fault:
-            # As elsewhere with failures: where nobody can count them, they refuse nobody.
+            # As always with failures: if they cannot be counted, nobody is refused.
             return False
 
     def _is_empty_now(self, bucket: Bucket, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""The gate: a request head in, a decision out. Read `Gate.decide` first; it is the whole story."""
+"""The gate: a request head in, a decision out. Read `Gate.decide` first; it has all the steps."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -44,16 +44,16 @@ from sidecar.limiter.port import Limiter
 WRONG_KEY = frozenset(
     {Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY}
 )
-"""Denials that count against the address they come from."""
+"""Denials that count against the client's address."""
 _COUNTED = WRONG_KEY | {Reason.TOO_MANY_FAILURES}
 _KNOWN_KEY = frozenset({Reason.DISABLED_KEY, Reason.EXPIRED_KEY})
-"""Those of a key that may be good again; where the configuration says so, they tell what is left of its quotas."""
+"""Denials of a key that may become valid again; if configured, their responses say what is left of its quotas."""
 
 
 class Gate:
     """Decides under one configuration. A reload makes a new gate.
 
-    new_request_id: makes one where the client sent none. failures: counts wrong keys; `limiter` where it is None.
+    new_request_id: makes an id if the client sent none. failures: counts wrong keys; None: `limiter` does.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class Gate:
         self.answers_preflights = any(route.policy.cors is not None for route in config.routes)
 
     async def decide(self, head: RequestHead, *, remove_copies: bool = True) -> Decision:
-        """Allow, or Deny with the reason; raises nothing that a client could cause.
+        """Allow, or Deny with the reason; a client cannot cause an exception.
 
-        remove_copies: whoever forwards the request sends what Allow says, and nothing else of the client's.
+        remove_copies: the caller forwards exactly what Allow says, and nothing else from the client.
         """
         state = RequestState(client_address=head.peer)
         try:
@@ -123,7 +123,7 @@ class Gate:
             return state.deny(fault.reason)
 
     def decide_now(self, head: RequestHead, understood: Understood) -> Decision | None:
-        """As `decide`, for a request that is understood. None where the decision has to wait; nothing is taken then."""
+        """As `decide`, for an understood request. None, with nothing taken, if the decision has to wait."""
         if not self._limiter.immediate and (understood.match is None or understood.match.route.policy.charges):
             return None
         match, way, request_id = understood.match, understood.way, understood.request_id or self._new_request_id()
@@ -163,7 +163,7 @@ class Gate:
         )
 
     def decide_later(self, head: RequestHead, understood: Understood) -> Callable[[], Awaitable[Decision]] | None:
-        """As `decide_now`, where the limiter has to be waited for. None where `decide` has to be asked instead."""
+        """As `decide_now`, if the limiter must be awaited. None if `decide` must be called instead."""
         match, credential, way = understood.match, understood.credential, understood.way
         if self._limiter.immediate or match is None:
             return None
@@ -193,9 +193,9 @@ class Gate:
         return state.allow(route, target=understood.target, host=understood.host, headers=headers)
 
     def preflight(self, head: RequestHead) -> Allow | None:
-        """The route that a browser asks for before it sends a request there (Fetch, section 3.2.2), without a key.
+        """The route of a browser's preflight (Fetch, section 3.2.2), which has no key.
 
-        None where no such route takes requests from other origins: `decide` then, as on any other request.
+        None if no such route accepts requests from other origins: then call `decide`, as for any other request.
         """
         method = requested_method(head) if self.answers_preflights else None
         if method is None:
@@ -219,7 +219,7 @@ class Gate:
         return request_id({self._id_field: sent}, self._id_field, self.key_pattern) or self._new_request_id()
 
     async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
-        """The key as it is stored now, or why it is no longer valid; as it was where the store cannot tell."""
+        """The key as stored now, or why it is no longer valid; unchanged if the store is unavailable."""
         try:
             entry = await self._keys.find(key.digest, lambda: {key.digest: key.algorithm})
             if entry is None:
@@ -232,7 +232,7 @@ class Gate:
         return entry.key
 
     def reauthorize(self, head: RequestHead, allow: Allow, key: ApiKey) -> Reason | None:
-        """Why `key`, as it is now, may not do what `allow` let it do; None where it may."""
+        """Why `key`, as it is now, may not do what `allow` permitted; None if it may."""
         try:
             target = parse_target(head.target, allow.host.decode("ascii"))
             matches = [self.routes.match(head.method, path) for path in self._readings(target)]
@@ -254,7 +254,7 @@ class Gate:
             raise Denied(Reason.METHOD_NOT_ALLOWED)
 
     def _authenticate(self, entry: CacheEntry | None) -> PrincipalContext | None:
-        """Raises Denied where the key is not valid now."""
+        """Raises Denied if the key is not valid now."""
         if entry is None:
             return None
         context, now = self._principals.of(entry), self._clock.micros()
@@ -263,9 +263,9 @@ class Gate:
         return context
 
     async def _find(self, text: str, state: RequestState) -> CacheEntry:
-        """The key of a credential. Raises Denied where there is none, and Fault where the store cannot tell.
+        """The key of a credential. Raises Denied if there is none, and Fault if the store is unavailable.
 
-        What is in memory was well-formed. Anything else must be, before the store is asked.
+        Cached credentials were well-formed. Any other must be checked before the store is queried.
         """
         digest = sha256(text.encode("utf-8", "surrogatepass")).digest()
         try:
@@ -279,7 +279,7 @@ class Gate:
         return _known(entry)
 
     async def _look_up(self, text: str, digest: bytes, address: str) -> CacheEntry | None:
-        """A key that was good before the last change of the store is looked up, whoever shares its address."""
+        """A key that was valid before the store's last change is looked up, whoever else shares its address."""
 
         def find() -> Coroutine[Any, Any, CacheEntry | None]:
             return self._keys.find(digest, lambda: self._hasher.candidates(text))
@@ -289,7 +289,7 @@ class Gate:
         return await self._failures.look_up(address, self._clock.seconds(), find)
 
     def _may_be_found(self, credential: KnownCredential, address: str) -> bool:
-        """Raises Denied where the store would not be asked for a key from there."""
+        """Raises Denied if the store would not be queried for a key from this address."""
         if not self.forms.may_be_a_key(credential):
             return False
         known = self._keys.remembers(credential.digest)
@@ -298,7 +298,7 @@ class Gate:
         return True
 
     async def _take(self, route: Route, state: RequestState) -> tuple[Taken, tuple[QuotaState, ...]]:
-        """And what is left of every quota of the key, where the response tells it."""
+        """What was taken, and the states of all quotas of the key if the response reports them."""
         taken, left = NOTHING_TAKEN, NOTHING_TAKEN
         if route.policy.charges:
             taken = await self._limiter.take(self._buckets(route, state), self._clock.seconds())
@@ -332,7 +332,7 @@ class Gate:
     async def _observe(
         self, reason: Reason, head: RequestHead, state: RequestState, remove_copies: bool, seen: Observation
     ) -> Allow:
-        """Where the request goes on to. Raises Denied for a refusal that holds, `reason` or another one, and Fault."""
+        """Where to forward the request. Raises Denied for an enforced refusal, `reason` or another one, and Fault."""
         received = self.rules.classify(head.headers)
         host = check_host(received.fields.get(b"host"), head.version)
         target = parse_target(head.target, host.decode("ascii"))
@@ -358,7 +358,7 @@ class Gate:
         return state.allow(match.route, target=upstream_target, host=host, headers=headers, would_deny=seen.first)
 
     async def _count_failure(self, reason: Reason, state: RequestState, seen: Observation) -> None:
-        """As where it is refused: an address that sends many has fewer of its keys looked up."""
+        """Count it as if it were refused: an address that sends many gets fewer lookups."""
         if reason is Reason.MALFORMED_CREDENTIAL:
             return
         with suppress(Fault):
@@ -367,7 +367,7 @@ class Gate:
                 seen.check(Reason.TOO_MANY_FAILURES, state.route)
 
     async def _take_observed(self, route: Route, state: RequestState, seen: Observation) -> Taken:
-        """As `_take`, where some quotas may be used up. Raises Denied where one of them holds, and Fault."""
+        """As `_take`, if some quotas may be used up. Raises Denied if one of them is enforced, and Fault."""
         taken, _ = await self._take(route, state)
         if taken.refused is None:
             return taken
@@ -383,14 +383,14 @@ class Gate:
             if reason in _COUNTED:
                 state.taken = await self._failures.count(state.client_address, self._clock.seconds())
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
-            if buckets := self._told(reason, state):
-                self._tell(state, await self._limiter.peek(buckets, self._clock.seconds()))
+            if buckets := self._reported_buckets(reason, state):
+                self._report_states(state, await self._limiter.peek(buckets, self._clock.seconds()))
         except Fault:
             pass
         return self._denial(reason, state)
 
     def _deny_now(self, reason: Reason, state: RequestState, head: RequestHead, host: bytes) -> Deny | None:
-        """As `_deny`. None where what the key has left is told, and has to be waited for."""
+        """As `_deny`. None if the response reports what the key has left, and that must be awaited."""
         if state.entry is not None and not self._limiter.immediate:
             self._keys.uncount(state.entry)
             return None
@@ -398,8 +398,8 @@ class Gate:
             if reason in _COUNTED:
                 state.taken = self._failures.count_now(state.client_address, self._clock.seconds())
                 reason = Reason.TOO_MANY_FAILURES if state.taken.refused is not None else reason
-            if state.entry is not None and (buckets := self._told(reason, state)):
-                self._tell(state, self._limiter.peek_now(buckets, self._clock.seconds()))
+            if state.entry is not None and (buckets := self._reported_buckets(reason, state)):
+                self._report_states(state, self._limiter.peek_now(buckets, self._clock.seconds()))
         except Fault:
             pass
         if not self._tells_methods(reason):
@@ -414,8 +414,8 @@ class Gate:
     def _tells_methods(self, reason: Reason) -> bool:
         return self.config.method_not_allowed and reason is Reason.NO_ROUTE
 
-    def _told(self, reason: Reason, state: RequestState) -> Sequence[Bucket]:
-        """Quotas of which a denial says what the key has left."""
+    def _reported_buckets(self, reason: Reason, state: RequestState) -> Sequence[Bucket]:
+        """The quotas whose remainder a denial reports."""
         context = None if state.taken.states else state.context
         if reason in _COUNTED:
             shown = reason in _KNOWN_KEY and self.config.rate_limit_headers.on_refused_keys
@@ -423,7 +423,7 @@ class Gate:
         route = state.route or self._unmatched
         return () if context is None else self._principals.buckets(route, context, state.client_address)
 
-    def _tell(self, state: RequestState, peeked: Taken | None) -> None:
+    def _report_states(self, state: RequestState, peeked: Taken | None) -> None:
         """What the key has left, as far as that is known."""
         if peeked is not None:
             seen = None if self._modes is None else Observation(self._modes, state.key)
@@ -432,14 +432,14 @@ class Gate:
 
 
 def _known(entry: Found) -> CacheEntry:
-    """Raises Denied where there is none."""
+    """Raises Denied if there is none."""
     if entry is None or entry is MISS:
         raise Denied(Reason.INVALID_KEY)
     return entry
 
 
 def _at_once(taken: Taken | None) -> Taken:
-    """Raises Fault where the limiter has to be waited for."""
+    """Raises Fault if the limiter must be awaited."""
     if taken is None:
         raise Fault(Reason.LIMITER_UNAVAILABLE)
     return taken

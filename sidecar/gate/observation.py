@@ -1,4 +1,4 @@
-"""Refusals that are only told of (`mode: observe`): which of a request's are, and where it then goes on to."""
+"""Refusals that are only reported (`mode: observe`): which refusals of a request are, and where it is forwarded."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from sidecar.core.quotas import longest_refusal, untold
 from sidecar.core.routing import Match
 
 NO_VALID_KEY: Final = frozenset({Reason.MALFORMED_CREDENTIAL, Reason.INVALID_KEY, Reason.TOO_MANY_FAILURES})
-"""What stands where keys do is none: such a request goes on without it, and without an identity."""
+"""Reasons for which the credential is not a key: such a request is forwarded without it, and without an identity."""
 OBSERVABLE: Final = NO_VALID_KEY | {
     Reason.MISSING_CREDENTIAL,
     Reason.NO_ROUTE,
@@ -21,21 +21,24 @@ OBSERVABLE: Final = NO_VALID_KEY | {
     Reason.WRONG_ENVIRONMENT,
     Reason.QUOTA_EXCEEDED,
 }
-"""All else holds always: what is malformed or ambiguous, faults, keys that somebody ended or that have expired."""
+"""All others are always enforced: malformed or ambiguous requests, faults, and disabled, revoked or expired keys."""
 
 
 class Observation:
-    """What is observed of one request. key: the valid one that it has."""
+    """What is observed about one request. key: its valid key."""
 
     def __init__(self, modes: Modes, key: ApiKey | None) -> None:
         self._modes, self._key = modes, key
         self.first: WouldDeny | None = None
-        """The refusal that would have been its answer: the first, but that too many wrong keys hide which it was."""
+        """The refusal that the client would have got.
+
+        It is the first one, unless too many wrong keys would have hidden it.
+        """
 
     def check(
         self, reason: Reason, route: Route | None, parts: Sequence[Part] = (), quota: QuotaState | None = None
     ) -> None:
-        """Raises Denied where a refusal for `reason` holds. route: None where none matches. quota: that is used up."""
+        """Raises Denied if a refusal for `reason` is enforced. route: None if none matches. quota: the one used up."""
         because = self._because(route, parts) if reason in OBSERVABLE else ""
         if not because:
             raise Denied(reason)
@@ -43,10 +46,10 @@ class Observation:
             self.first = WouldDeny(reason=reason, because=because, quota=quota)
 
     def authorize(self, matches: Sequence[Match | None], principal: Principal | None, *, foreign: bool) -> Match:
-        """Where the request goes on to. Raises Denied for what holds.
+        """Where to forward the request. Raises Denied for an enforced refusal.
 
-        matches: of every reading of the path. Readings that differ never go on, though all were refused alike: what is
-        forwarded has one meaning.
+        matches: of every reading of the path. If readings differ, the request is never forwarded, even if all were
+        refused alike: what is forwarded has one meaning.
         """
         first = matches[0]
         if any(match != first for match in matches):
@@ -54,13 +57,13 @@ class Observation:
         return self._authorize(first, principal, foreign=foreign)
 
     def enforced(self, route: Route, buckets: Sequence[Bucket]) -> list[Bucket]:
-        """Those whose quotas hold."""
+        """The buckets whose quotas are enforced."""
         return [bucket for bucket in buckets if not self._because(route, [_part(bucket.quota)])]
 
     def used_up(self, route: Route, taken: Taken, held: Taken) -> Taken:
-        """What is left, where observed quotas are used up. taken: all buckets, refused. held: the enforced ones, taken.
+        """What is left if observed quotas are used up. taken: all buckets, refused. held: the enforced ones, taken.
 
-        The count is told as it stands, without a time to wait: nobody has to.
+        The count is reported without a time to wait, because nobody has to.
         """
         refused = [state for state in taken.states if state.retry_after_seconds]
         observed = [state for state in refused if self._because(route, [_part(state.quota)])]
@@ -71,7 +74,7 @@ class Observation:
         return Taken(states=tuple(states))
 
     def told(self, route: Route | None, states: Sequence[QuotaState]) -> tuple[QuotaState, ...]:
-        """What is left, without a time to wait where the quota is only observed: nobody has to."""
+        """What is left, without a time to wait if the quota is only observed, because nobody has to."""
         return tuple(untold(state) if self._because(route, [_part(state.quota)]) else state for state in states)
 
     def _because(self, route: Route | None, parts: Sequence[Part]) -> str:
@@ -96,7 +99,7 @@ class Observation:
 
     def _check_match(self, reason: Reason, match: Match, principal: Principal | None) -> None:
         policy = match.route.policy
-        if reason is Reason.NO_ROUTE:  # Of a route: nobody may pass there, or no key of ours.
+        if reason is Reason.NO_ROUTE:  # Of a route: nobody may pass there, or none of our keys.
             raise Denied(reason)
         lacking = reason is Reason.INSUFFICIENT_SCOPE and principal is not None
         missing = missing_scopes(policy, principal.scopes) if lacking and principal is not None else ()
@@ -108,7 +111,7 @@ def _part(quota: Quota) -> Part:
 
 
 def _without(reason: Reason, match: Match, principal: Principal) -> tuple[Match, Principal]:
-    """As if what was refused for `reason` were granted: what else the route demands is still to be judged."""
+    """The policy without the requirement behind `reason`: the route's other requirements must still be judged."""
     policy = match.route.policy
     match reason:
         case Reason.INSUFFICIENT_SCOPE:

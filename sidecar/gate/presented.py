@@ -1,4 +1,4 @@
-"""What a request presents as its credential, and how it is kept from whoever must not see it."""
+"""The credential that a request presents, and how it is hidden from those who must not see it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ _MOST_MALFORMED: Final = 10_000
 
 
 class KeyForms:
-    """Knows by its form alone whether a text may be a key; other texts are refused without asking the store."""
+    """Decides by form alone whether a text may be a key; other texts are refused without querying the store."""
 
     def __init__(self, config: Config) -> None:
         self._format = key_format(config)
@@ -26,16 +26,16 @@ class KeyForms:
         self._foreign = tuple(keys.prefix for keys in config.keys.imported)
         self._foreign_like_ours = tuple(prefix for prefix in self._foreign if prefix.startswith(self._prefixes))
         self._malformed: Memory[bool] = Memory(_MOST_MALFORMED)
-        """SHA-256 of texts that cannot be keys: a client sends its mistyped key again and again."""
+        """SHA-256 of texts that cannot be keys: a client repeats its mistyped key."""
 
     def may_be_stored(self, text: str) -> bool:
-        """Keys made elsewhere have no form to check; one that begins like ours must have ours, or be listed."""
+        """Keys made elsewhere have no form to check; a key with our prefix must have our form, or be listed."""
         if text.startswith(self._prefixes):
             return self._format.check(text, self._prefixes) is not None or text.startswith(self._foreign_like_ours)
         return text.startswith(self._foreign)
 
     def may_be_a_key(self, credential: KnownCredential) -> bool:
-        """As `may_be_stored`, and cheap for one that was refused before."""
+        """As `may_be_stored`, but cheap for a text that was refused before."""
         digest = credential.digest
         if digest in self._malformed.young or self._malformed.recall(digest):
             return False
@@ -46,12 +46,12 @@ class KeyForms:
 
 
 class Presented:
-    """Finds it, and its copies. It stays out of the request id, which the upstream, the logs and the client see."""
+    """Finds the credential and its copies. Keeps it out of the request id, which upstream, logs and client see."""
 
     def __init__(self, credentials: CredentialRules, injection: Injection, new_request_id: Callable[[], str]) -> None:
         self._credentials, self._injection, self._new_request_id = credentials, injection, new_request_id
         self.without_key = replace(injection, forward_credential=False)
-        """For what stands where keys do and is none: the upstream must not take it for one that was verified."""
+        """Removes credentials that are not keys from the places of keys: the upstream could take one for verified."""
 
     def credential(
         self,
@@ -62,10 +62,10 @@ class Presented:
         state: RequestState,
         remove_copies: bool,
     ) -> tuple[Credential | None, Copies | None]:
-        """Raises Denied where it is malformed, doubled, or stands where it cannot or may not be removed."""
+        """Raises Denied if it is malformed, doubled, or in a place from which it cannot or must not be removed."""
         credential = self._credentials.find(received.fields, target.query)
         if self._credentials.may_pass and (credential is None or credential.foreign):
-            # A proxy that forwards by itself hands on its client's fields, forwarding fields included.
+            # A proxy that forwards by itself passes on its client's fields, including forwarding fields.
             reaching = self._injection.reaching(head, received, from_proxy=remove_copies)
             credential = self._credentials.foreign(reaching)
         return credential, self._copies(self._injection, credential, received, target, host, state, remove_copies)
@@ -73,7 +73,7 @@ class Presented:
     def no_key(
         self, received: SortedHeaders, target: Target, host: bytes, state: RequestState, remove_copies: bool
     ) -> tuple[Credential | None, Copies | None]:
-        """What stands where keys do and is no valid one, to be removed. Raises Denied where it is not one thing."""
+        """What is in the place of a key and is not a valid one, to be removed. Raises Denied if it is ambiguous."""
         try:
             credential = self._credentials.find(received.fields, target.query)
         except Denied:

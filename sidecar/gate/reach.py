@@ -1,4 +1,4 @@
-"""Which keys a policy lets pass, and what keeps the others out, before there is a request."""
+"""Which keys a policy lets pass, and what keeps the others out, without a request."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ class ClosedRoute:
 
     route: Route
     missing: frozenset[str]
-    """Scopes that the policy names and the key does not hold: all of them, or any of those that it takes for one."""
+    """Missing scopes: all required ones that the key lacks, or the alternatives of which one would do."""
     opened_by: Sequence[str]
-    """Scopes of the catalogue, each of which alone would let the key pass."""
+    """Scopes of the catalogue that would each let the key pass."""
     bar: str
-    """As of `bar_of`."""
+    """As from `bar_of`."""
 
 
 def opens(policy: Policy, key: ApiKey, scopes: frozenset[str]) -> bool:
-    """Whether the key may pass with some request. scopes: those of the key, with what they include."""
+    """Whether the key may pass with some request. scopes: those of the key, including implied ones."""
     return not bar_of(policy, key) and (policy.public or not missing_scopes(policy, scopes))
 
 
 def bar_of(policy: Policy, key: ApiKey) -> str:
-    """What keeps the key out, whatever its scopes are; empty for nothing."""
+    """What keeps the key out regardless of its scopes; empty if nothing does."""
     if policy.refuses_keys is not None:
         return "no key may pass"
     if policy.public:
@@ -62,6 +62,6 @@ def closed_routes(config: Config, key: ApiKey) -> list[ClosedRoute]:
 
 
 def scopes_used(policy: Policy, granted: Iterable[str], catalogue: Catalogue) -> list[str]:
-    """Those of a key's granted scopes that hold what the policy names."""
+    """The granted scopes of a key that satisfy the policy."""
     named = policy.any_scopes | policy.all_scopes
     return [scope for scope in granted if catalogue.expand([scope]) & named]

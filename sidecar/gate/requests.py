@@ -1,4 +1,4 @@
-"""What is known of a request while the gate decides on it."""
+"""What is known about a request while the gate decides on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ NOTHING_TAKEN: Final = Taken(states=())
 
 
 class KnownCredential(Struct, frozen=True, gc=False):
-    """A credential that stands where keys usually do. digest: SHA-256 of its text."""
+    """A credential in a usual place. digest: SHA-256 of its text."""
 
     digest: bytes
     text: bytes
@@ -26,10 +26,10 @@ class KnownCredential(Struct, frozen=True, gc=False):
 
 
 class Understood(Struct, frozen=True, gc=False):
-    """What a request asks for, where its path has one reading and no part of it is refused by itself.
+    """What a request asks for, if its path has one reading and no part of it is refused on its own.
 
-    target: for the upstream. kept: headers that pass on. way: the values of the header in which trusted proxies tell
-    the way that it came.
+    target: for the upstream. kept: headers to forward. way: the values of the header in which trusted proxies describe
+    the path of the request.
     """
 
     match: Match | None
@@ -43,7 +43,7 @@ class Understood(Struct, frozen=True, gc=False):
 
 @dataclass(slots=True)
 class RequestState:
-    """What is known of a request so far, for the decision to carry. Only `decide` and `_deny` write to it."""
+    """What is known about a request so far; part of the decision. Only `decide` and `_deny` write to it."""
 
     client_address: str
     request_id: str = ""
@@ -52,7 +52,7 @@ class RequestState:
     context: PrincipalContext | None = None
     taken: Taken = NOTHING_TAKEN
     left: tuple[QuotaState, ...] = ()
-    """Of every quota of the key, where the response tells it."""
+    """States of every quota of the key, if the response reports them."""
     key_in_query: bool = False
     foreign: bool = False
     """Whether the credential is not ours."""
@@ -65,7 +65,7 @@ class RequestState:
 
     @property
     def key(self) -> ApiKey | None:
-        """The valid one that it has."""
+        """The request's valid key."""
         return self.context.principal.key if self.context else None
 
     def allow(

@@ -1,4 +1,4 @@
-"""Accepting connections: how many there may be, and what is logged of those who were refused."""
+"""Accepting connections: how many there may be, and what is logged about refused ones."""
 
 import asyncio
 import errno
@@ -16,23 +16,23 @@ from sidecar.core.client_address import address_subject
 from sidecar.core.units import counted
 
 BACKLOG: Final = 4096
-"""Connections that the kernel makes before they are accepted, and so the most that come at once."""
+"""Connections that the kernel queues before they are accepted."""
 _AT_ONCE: Final = 100
-"""Accepted between two turns of the loop."""
+"""Most connections accepted between two turns of the loop."""
 _PAUSE_SECONDS: Final = 0.2
-"""Without accepting, where no more files can be opened."""
+"""Pause of accepting if no more files can be opened."""
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 Bind = Callable[[Sequence[Address], int], tuple[list[socket.socket], tuple[Address, ...]]]
-"""`bound`, or what gives sockets that are bound already."""
+"""`bound`, or a function that returns sockets that are already bound."""
 
 
 class Acceptor:
-    """To be made where its loop runs.
+    """Accepts connections. Create it inside the running loop.
 
-    meet: gets each connection, not blocking, and the name of its peer. on_exhausted: told that there was no descriptor
-    for one that waits; accepting goes on a moment later.
+    meet: receives each connection, non-blocking, and the name of its peer. on_exhausted: called if there is no
+    descriptor for a waiting connection; accepting resumes a moment later.
     """
 
     def __init__(self, meet: Callable[[socket.socket, object], None], *, on_exhausted: Callable[[], None]) -> None:
@@ -43,14 +43,14 @@ class Acceptor:
     def start(
         self, addresses: Sequence[Address], *, backlog: int = BACKLOG, bind: Bind | None = None
     ) -> tuple[Address, ...]:
-        """Bind; gives where. Raises BindError."""
+        """Bind, and return the addresses. Raises BindError."""
         self._sockets, places = (bind or bound)(addresses, backlog)
         for listening in self._sockets:
             self._watch(listening)
         return places
 
     def stop(self) -> list[socket.socket]:
-        """Accept no more; gives the listening sockets, which are the caller's to close."""
+        """Stop accepting. Returns the listening sockets, which the caller must close."""
         sockets, self._sockets = self._sockets, []
         for listening in sockets:
             self._loop.remove_reader(listening)
@@ -76,11 +76,11 @@ class Acceptor:
 
 
 def waiting(listening: Iterable[socket.socket]) -> list[socket.socket]:
-    """Close `listening`, and give the connections that the kernel has made already, which closing alone would reset."""
+    """Close `listening`, and return connections that the kernel already accepted, which closing alone would reset."""
     accepted: list[socket.socket] = []
     for each in listening:
         each.setblocking(False)
-        with suppress(OSError):  # BlockingIOError, above all: nobody waits any longer.
+        with suppress(OSError):  # Above all BlockingIOError: no connection is waiting.
             while len(accepted) < BACKLOG:
                 accepted.append(each.accept()[0])
         each.close()
@@ -88,7 +88,7 @@ def waiting(listening: Iterable[socket.socket]) -> list[socket.socket]:
 
 
 def peer_of(accepted: socket.socket) -> object:
-    with suppress(OSError):  # It may be gone already.
+    with suppress(OSError):  # It may already be gone.
         return accepted.getpeername()
     return ""
 
@@ -97,16 +97,16 @@ def peer_of(accepted: socket.socket) -> object:
 
 
 class BindError(Exception):
-    """`address` cannot be listened on. reason: what the system says."""
+    """`address` cannot be listened on. reason: the system's message."""
 
     def __init__(self, address: Address, error: OSError) -> None:
-        number = error.errno or 0  # Below 0: of getaddrinfo.
+        number = error.errno or 0  # Negative numbers are from getaddrinfo.
         self.address, self.reason = address, os.strerror(number) if number > 0 else error.strerror or str(error)
         super().__init__(f"cannot listen on {address}: {self.reason}")
 
 
 def bound(addresses: Sequence[Address], backlog: int) -> tuple[list[socket.socket], tuple[Address, ...]]:
-    """Listening sockets, not blocking, and where each address is bound. Raises BindError, and then none is open."""
+    """Non-blocking listening sockets, and the address of each. Raises BindError; then none is open."""
     sockets, where = list[socket.socket](), list[Address]()
     with ExitStack() as opened:
         for address in addresses:
@@ -125,7 +125,7 @@ _TRIES = 8
 def _bind_on_one_port(
     address: Address, listed: Sequence[Address], backlog: int, sockets: list[socket.socket], opened: ExitStack
 ) -> int:
-    """As `_bind`; again where the kernel chose a port that another family has in use."""
+    """As `_bind`; retries if the kernel chose a port that another family uses."""
     for left in reversed(range(_TRIES)):
         found = list[socket.socket]()
         with ExitStack() as tried:
@@ -144,7 +144,7 @@ def _bind_on_one_port(
 def _bind(
     address: Address, listed: Sequence[Address], backlog: int, sockets: list[socket.socket], opened: ExitStack
 ) -> int:
-    """Add a socket for each place of `address`, all on one port; gives the port."""
+    """Add a socket for each place of `address`, all on one port. Returns the port."""
     port = address.port
     for family, where in _places(address, listed):
         listening = _listening(family, where if isinstance(where, str) else (where[0], port, *where[2:]), backlog)
@@ -154,7 +154,7 @@ def _bind(
 
 
 def _places(address: Address, listed: Sequence[Address]) -> Iterator[tuple[int, str | tuple[Any, ...]]]:
-    """Families and socket addresses: one for each address of the host's name, IPv4 beside `[::]`."""
+    """Families and socket addresses: one for each address of the host name; IPv4 in addition to `[::]`."""
     if address.path:
         if os.path.exists(address.path) and stat.S_ISSOCK(os.stat(address.path).st_mode):
             _refuse_used(address.path)
@@ -164,12 +164,12 @@ def _places(address: Address, listed: Sequence[Address]) -> Iterator[tuple[int, 
     found = socket.getaddrinfo(address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     yield from dict.fromkeys((family, where) for family, _, _, _, where in found)
     if address.host == "::" and not any(0 < other.port == address.port and _is_ipv4(other) for other in listed):
-        # A socket of its own, and not IPv4-mapped addresses on the one for IPv6: nothing then meets `::ffff:192.0.2.1`.
+        # A separate socket instead of IPv4-mapped addresses on the IPv6 one, so that `::ffff:192.0.2.1` never occurs.
         yield socket.AF_INET, ("0.0.0.0", address.port)  # noqa: S104 - this is what the operator wrote
 
 
 def _refuse_used(path: str) -> None:
-    """Raises OSError where somebody listens there, who would lose all clients without a word: as of a port in use."""
+    """Raises OSError, as for a port in use, if a process listens there: it would silently lose all its clients."""
     with socket.socket(socket.AF_UNIX) as client:
         client.setblocking(False)
         if client.connect_ex(path) != errno.ECONNREFUSED:
@@ -177,7 +177,7 @@ def _refuse_used(path: str) -> None:
 
 
 def _is_ipv4(address: Address) -> bool:
-    """Also of a name, which may have such an address."""
+    """Whether it is IPv4, or a name, which may have such an address."""
     return not address.path and ":" not in address.host
 
 
@@ -188,7 +188,7 @@ def _listening(family: int, where: object, backlog: int) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(where)  # type: ignore[arg-type]  # as getaddrinfo gave it
+        listening.bind(where)  # type: ignore[arg-type]  # as returned by getaddrinfo
         listening.listen(backlog)
         listening.setblocking(False)
     except OSError:
@@ -202,7 +202,7 @@ def _listening(family: int, where: object, backlog: int) -> socket.socket:
 
 _log = logging.getLogger(__name__)
 LimitName = Literal["connections", "connections_per_address", "open_files"]
-"""The name of a limit below `limits` in the configuration; `open_files`: of the process."""
+"""The name of a limit below `limits` in the configuration; `open_files` is that of the process."""
 
 
 class ConnectionLimits:
@@ -216,9 +216,9 @@ class ConnectionLimits:
         self._by_address: dict[str, int] = {}
 
     def acquire(self, peer: str, *, most: int, most_of_one: int | None) -> LimitName | None:
-        """None, or the limit that one more connection would exceed, which is then not counted.
+        """None, or the limit that one more connection would exceed, which then is not counted.
 
-        most_of_one: None for a peer that stands for many clients.
+        most_of_one: None for a peer that represents many clients.
         """
         address = address_subject(peer)
         from_address = self._by_address.get(address, 0)
@@ -248,7 +248,7 @@ NOTICE_SECONDS: Final = 10.0
 
 
 class RateLimitedLog:
-    """Counts what strangers do, and logs a line for all of it now and then: nothing of their bytes, no tracebacks."""
+    """Counts what unknown clients do, and logs a summary line from time to time, without their bytes or tracebacks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, seconds: float = NOTICE_SECONDS) -> None:
         self._loop, self._seconds = loop, seconds
@@ -256,7 +256,7 @@ class RateLimitedLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def count(self, noun: str, fate: str, last: str) -> None:
-        """`fate` befell one more `noun` (of both there are few); `last` is where it came from."""
+        """Count one more `noun` with this `fate` (both have few values); `last` is its source."""
         number, _ = self._seen.get((noun, fate), (0, ""))
         self._seen[noun, fate] = (number + 1, last)
         if self._timer is None:
@@ -279,7 +279,7 @@ _LINGERING_SHARE = 4
 class Places:
     """The places of a listener's connections.
 
-    trusts: addresses that stand for many clients; the limit by address does not apply to them.
+    trusts: addresses that represent many clients; the limit by address does not apply to them.
     """
 
     def __init__(
@@ -290,7 +290,7 @@ class Places:
         rate_limited: RateLimitedLog,
         on_refused: Callable[[str], None],
     ) -> None:
-        """on_refused: gets the limit that one more connection would have exceeded."""
+        """on_refused: receives the limit that one more connection would have exceeded."""
         self.lingering = 0
         """Connections that only wait for their client to read the last response."""
         self._limits, self._trusts = limits, trusts
@@ -298,16 +298,16 @@ class Places:
         self._rate_limited, self._on_refused = rate_limited, on_refused
 
     def reconfigure(self, limits: Limits, *, trusts: Callable[[str], bool]) -> None:
-        """For connections from here on."""
+        """Apply new limits to connections from now on."""
         self._limits, self._trusts = limits, trusts
 
     @property
     def may_linger(self) -> bool:
-        """Those who were refused leave room for others."""
+        """Whether a refused connection may linger, without taking room from others."""
         return self.lingering < max(self._limits.connections // _LINGERING_SHARE, 1)
 
     def admit(self, peer: str) -> bool:
-        """Whether one more may come; if so, `release` is to follow."""
+        """Whether one more is admitted; if so, `release` must follow."""
         limits = self._limits
         of_one = None if peer == "" or self._trusts(peer) else limits.connections_per_address
         exceeded = self._held.acquire(peer, most=limits.connections, most_of_one=of_one)
@@ -320,6 +320,6 @@ class Places:
         self._held.release(peer)
 
     def tell_reset(self, peer: str) -> None:
-        """A connection that had a place was reset, because of `limits.held_bytes`."""
+        """Count an admitted connection that was reset because of `limits.held_bytes`."""
         self._rate_limited.count("connection", "reset (limits.held_bytes)", peer)
         self._on_refused("held_bytes")

@@ -1,6 +1,6 @@
 """The hardened server under ops, admin and forward auth: a connection class of our own in front of aiohttp's.
 
-`GuardedConnection` hands aiohttp one request at a time, and only what is a request. It limits connections, the time and
+`GuardedConnection` passes aiohttp one request at a time, and nothing but requests. It limits connections, the time and
 size of a head, idle time, and clients that do not read. Bytes that are not a request are neither echoed nor logged.
 """
 
@@ -36,32 +36,32 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What a client may take up. The defaults are for a listener with few clients.
+    """Limits on the resources of a client. The defaults are for a listener with few clients.
 
-    The limits on connections count from the next connection on; a connection keeps the other limits that it began with.
+    New limits on connections apply to the next connection; a connection keeps the other limits that it began with.
     """
 
     connections: int = 512
     connections_per_address: int = 128
     head: HeadLimits = field(default_factory=HeadLimits)
     head_seconds: float = 10
-    """For a whole head, from the connection or its first byte on."""
+    """For a whole head, from the connection or from its first byte."""
     idle_seconds: float = 75
     """Between two requests."""
     stuck_seconds: float = 20
-    """For a response of which the client reads nothing."""
+    """For a response while the client reads nothing."""
     reads_bodies: bool = True
     """Whether handlers read request bodies. If not, a body is neither decompressed nor waited for."""
 
 
 class Host(Protocol):
-    """What the server asks of the listener that it serves."""
+    """What the server needs from the listener that it serves."""
 
     def refuse(self, reason: Reason) -> Response:
         """The error response to bytes that are not a request, or to a fault."""
 
     def trusts(self, peer: str) -> bool:
-        """Whether connections of `peer` are not limited by address."""
+        """Whether connections of `peer` are exempt from the limit by address."""
 
     def connection_refused(self, limit: LimitName) -> None:
         """A connection above `limit` has been closed."""
@@ -83,7 +83,7 @@ class BareHost:
 
 
 class HardenedServer:
-    """Serves the handler of `inner`. To be made while its loop runs."""
+    """Serves the handler of `inner`. Create it inside the running loop."""
 
     def __init__(self, inner: web.Server, *, host: Host, limits: ServerLimits) -> None:
         self.host = host
@@ -100,21 +100,21 @@ class HardenedServer:
         return self._acceptor.start(addresses, backlog=BACKLOG)
 
     def reconfigure(self, limits: ServerLimits) -> None:
-        """Apply new limits to the connections that come from here on."""
+        """Apply new limits to connections from now on."""
         self._limits = limits
 
     async def close(self, grace_seconds: float) -> None:
-        """Accept no more connections, finish requests under way for at most `grace_seconds`, and end the rest."""
+        """Accept no more connections, let running requests finish within `grace_seconds`, and end the rest."""
         for listening in self._acceptor.stop():
             listening.close()
-        # Requests that have just come are begun before idle connections are closed.
+        # Requests that have just arrived begin before idle connections are closed.
         await asyncio.gather(*self._coming, return_exceptions=True)
         await asyncio.sleep(0)
         self.inner.pre_shutdown()
         await self.inner.shutdown(max(grace_seconds, _NO_TIME_SECONDS))
 
     def enter(self, connection: "GuardedConnection") -> None:
-        """It is connected; `leave` must follow."""
+        """The connection is open; `leave` must follow."""
         self._connections.add(connection)
         if self._timer is None:
             self._timer = self._loop.call_later(self._check_seconds(), self._check)
@@ -124,7 +124,7 @@ class HardenedServer:
         self._limits_held.release(connection.peer)
 
     def _meet(self, accepted: socket.socket, name: object) -> None:
-        """Refused before anything is made of it: a flood of connections costs little."""
+        """Refuse or set up a connection. A refused one costs little, so that a flood does."""
         peer = name[0] if isinstance(name, tuple) else ""
         most_of_one = None if self.host.trusts(peer) else self._limits.connections_per_address
         limit = self._limits_held.acquire(peer, most=self._limits.connections, most_of_one=most_of_one)
@@ -159,13 +159,13 @@ class HardenedServer:
         for connection in tuple(self._connections):
             try:
                 connection.check(now)
-            except Exception as error:  # The others are to be checked, too.
+            except Exception as error:  # The others must be checked, too.
                 connection.abort()
                 self._loop.call_exception_handler({"message": "a connection cannot be checked", "exception": error})
 
 
 class GuardedConnection(asyncio.Protocol):
-    """A client's connection. aiohttp's own handler sits behind it, and sees one well-formed request at a time."""
+    """A client's connection. aiohttp's own handler is behind it, and sees one well-formed request at a time."""
 
     def __init__(self, server: HardenedServer, limits: ServerLimits, peer: str) -> None:
         self._server, self._limits, self.peer = server, limits, peer
@@ -174,14 +174,14 @@ class GuardedConnection(asyncio.Protocol):
         """None unless the connection is open."""
         self._handler = _RequestHandler(self, server, limits, self._loop)
         self.entered = False
-        """Whether it was ever connected, and then leaves by itself."""
+        """Whether it was ever connected; then it calls `leave` itself."""
         self._requests = RequestSequence(limits.head)
         self._phase, self._since = self._requests.phase, self._loop.time()
         """The phase after the last event, and when it began."""
         self._half_closed = False
-        """Whether the client has ended its side, and a response is under way."""
+        """Whether the client has ended its side during a response."""
         self._unread, self._unread_since = 0, 0.0
-        """Bytes in the write buffer at the last check, and since when their number has not changed."""
+        """Bytes in the write buffer at the last check, and since when their number is unchanged."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -203,7 +203,7 @@ class GuardedConnection(asyncio.Protocol):
         self._handler.resume_writing()
 
     def eof_received(self) -> bool:
-        """The client sends no more. True, where it still gets a response, keeps the other direction open."""
+        """The client ended its side. True, if it still gets a response, keeps the other direction open."""
         self._half_closed = self._requests.phase in _RESPONDING
         return self._half_closed
 
@@ -237,7 +237,7 @@ class GuardedConnection(asyncio.Protocol):
         elif self._phase is Phase.IDLE and waited >= self._limits.idle_seconds:
             self._end()
         elif self._half_closed and self._phase is Phase.CHUNKS and waited >= self._limits.head_seconds:
-            self.abort()  # The end of its body may be missing, and never comes.
+            self.abort()  # The end of its body may be missing, and will never arrive.
         self._note_phase()
         self._check_unread(now)
 
@@ -246,12 +246,12 @@ class GuardedConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _end(self) -> None:
-        """Close, once all that was written is sent."""
+        """Close once everything written has been sent."""
         self._requests.close()
         self._handler.force_close()
 
     def _note_phase(self) -> None:
-        """Take the time of a new phase, and read from the client unless enough waits already."""
+        """Record the start of a new phase, and read from the client unless enough bytes are waiting."""
         if self._requests.phase is not self._phase:
             self._phase, self._since = self._requests.phase, self._loop.time()
         if self._transport is None or self._transport.is_closing() or self._half_closed:
@@ -271,7 +271,7 @@ class GuardedConnection(asyncio.Protocol):
             self._transport.abort()
 
     def _refuse(self, reason: Reason) -> None:
-        """Only before a request, so that no response is under way."""
+        """Refuse bytes that are not a request. Called only between requests, so no response is in progress."""
         self._requests.close()
         if self._transport is not None:
             self._transport.write(_message(self._server.host.refuse(reason)))
@@ -279,7 +279,7 @@ class GuardedConnection(asyncio.Protocol):
 
 
 class _RequestHandler(web.RequestHandler):
-    """aiohttp's side of a connection. It tells where a response ends, and answers errors in the words of the host."""
+    """aiohttp's side of a connection. It reports the end of a response, and sends the host's error responses."""
 
     def __init__(
         self,
@@ -291,9 +291,9 @@ class _RequestHandler(web.RequestHandler):
         super().__init__(
             server.inner,
             loop=loop,
-            # The connection ends itself first.
+            # The connection closes itself first.
             keepalive_timeout=limits.idle_seconds + limits.head_seconds,
-            access_log=None,  # type: ignore[arg-type]  # what aiohttp documents for none
+            access_log=None,  # type: ignore[arg-type]  # as aiohttp documents for no log
             max_line_size=limits.head.request_line_bytes,
             max_field_size=limits.head.header_bytes,
             max_headers=limits.head.headers,
@@ -302,10 +302,10 @@ class _RequestHandler(web.RequestHandler):
         )
         self._connection, self._host = connection, server.host
         self._body: StreamReader | None = None
-        """That of the last request which has its response; aiohttp reads what is left of it."""
+        """The body of the last request with a response; aiohttp reads the rest of it."""
 
     def forget_body(self) -> None:
-        """The client has left, and aiohttp would wait for the rest, for as long as it lingers; so would a shutdown."""
+        """Forget the body of a client that has left: aiohttp, and a shutdown, would wait for the rest of it."""
         if self._body is not None:
             self._body.feed_eof()
 
@@ -326,7 +326,10 @@ class _RequestHandler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """aiohttp's would echo and log what the client sent. Raises ConnectionError if a response has been begun."""
+        """Replaces aiohttp's, which would echo and log the client's bytes.
+
+        Raises ConnectionError if a response has begun.
+        """
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("internal error: %s", type(exc).__name__)
         if request.writer.output_size > 0:
@@ -336,7 +339,7 @@ class _RequestHandler(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Only the type: a message may hold what the client sent."""
+        """Log only the type: a message may contain what the client sent."""
         _log.error("internal error: %s", type(kw.get("exc_info")).__name__)
 
 
@@ -347,7 +350,7 @@ def _reason_of(status: int, exc: BaseException | None) -> Reason:
 
 
 class _QuietWriter(StreamWriter):
-    """Writes no name and version of the software."""
+    """Does not write the name and version of the software."""
 
     async def write_headers(self, status_line: str, headers: Any) -> None:
         headers.popall(hdrs.SERVER, None)
@@ -383,7 +386,7 @@ def _message(response: Response) -> bytes:
 async def serving_app(
     app: web.Application, addresses: Sequence[Address], *, limits: ServerLimits | None = None
 ) -> AsyncIterator[tuple[Address, ...]]:
-    """Serve `app` inside the context; gives the bound addresses. Raises BindError."""
+    """Serve `app` inside the context; yields the bound addresses. Raises BindError."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
@@ -400,7 +403,7 @@ async def serving_app(
 
 
 def _without_expectations(handle: Any) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-    """aiohttp's 417 would echo the Expect header."""
+    """Handle Expect ourselves: aiohttp's 417 would echo the header."""
 
     async def check(request: web.BaseRequest) -> web.StreamResponse:
         if request.headers.get(hdrs.EXPECT, "100-continue").lower() == "100-continue":

@@ -15,18 +15,18 @@ from sidecar.core.client_address import unmapped
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyHeader:
-    """size: bytes of the header; what follows is the client's. client: its address; empty where none is told."""
+    """size: bytes of the header; the client's bytes follow. client: its address; empty if the header has none."""
 
     size: int
     client: str
 
 
 class MalformedProxyHeader(Exception):
-    """These bytes are no header, nor the beginning of one."""
+    """These bytes are neither a header nor the beginning of one."""
 
 
 def parse_proxy_header(received: bytes) -> ProxyHeader | None:
-    """The header that `received` begins with. None: all of it is the beginning of one. Raises MalformedProxyHeader."""
+    """The header at the start of `received`. None: it is incomplete. Raises MalformedProxyHeader."""
     for signature, parse in ((_TEXT, _parse_line), (_BINARY, _parse_binary)):
         if received.startswith(signature):
             return parse(received)
@@ -39,7 +39,7 @@ def parse_proxy_header(received: bytes) -> ProxyHeader | None:
 
 _TEXT: Final = b"PROXY "
 _LONGEST_LINE: Final = 107
-"""Bytes, with CR LF."""
+"""In bytes, including CR LF."""
 _PORT: Final = "(?:0|[1-9][0-9]{0,4})"
 _LINE: Final = re.compile(rf"PROXY (TCP4|TCP6) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) ({_PORT}) ({_PORT})\r\n")
 _UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
@@ -51,7 +51,7 @@ def _parse_line(received: bytes) -> ProxyHeader | None:
     if not end and len(received) < _LONGEST_LINE:
         return None
     line = received[:end]
-    if _UNKNOWN.fullmatch(line):  # What stands behind the word is to be ignored.
+    if _UNKNOWN.fullmatch(line):  # Anything after the word must be ignored.
         return ProxyHeader(size=end, client="")
     found = _LINE.fullmatch(line.decode("latin-1"))
     if found is None or max(int(found[4]), int(found[5])) > _LARGEST_PORT:
@@ -69,7 +69,7 @@ def _parse_line(received: bytes) -> ProxyHeader | None:
 _BINARY: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _FIXED: Final = struct.Struct("!12sBBH")
 _LONGEST_REST: Final = 4096
-"""Bytes. Addresses take 216 at most; the TLVs of load balancers are far below a kilobyte."""
+"""In bytes. Addresses take 216 at most; the TLVs of load balancers are far below a kilobyte."""
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21
 
@@ -94,7 +94,7 @@ def _parse_binary(received: bytes) -> ProxyHeader | None:
     if rest > _LONGEST_REST or command not in (_LOCAL, _PROXY):
         raise MalformedProxyHeader
     size = _FIXED.size + rest
-    # LOCAL: the proxy's own connection, such as a health check; family and addresses are to be ignored.
+    # LOCAL: the proxy's own connection, such as a health check; family and addresses must be ignored.
     over = None if command == _LOCAL else _over(family, rest)
     if len(received) < size:
         return None
@@ -112,7 +112,7 @@ def _over(family: int, rest: int) -> _Over:
 
 
 def _client(over: _Over | None, received: bytes) -> str:
-    """The source address, which comes first. That of a Unix socket is of no use."""
+    """The source address, which comes first. That of a Unix socket is useless."""
     at = _FIXED.size
     match over:
         case _Over.TCP4:

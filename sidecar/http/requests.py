@@ -1,7 +1,7 @@
-"""The requests of one connection: what the head of one is, where each begins and ends, and how its message is framed.
+"""The requests of one connection: the format of a head, where each begins and ends, and how its message is framed.
 
-Stricter than other parsers, so that all agree where a request ends: lines end with CR LF, no line is folded or holds
-control characters, and there is one framing header at most (RFC 9112 §2.2, §5, §6.3).
+Stricter than other parsers, so that all agree where a request ends: lines end with CR LF, no line is folded or contains
+control characters, and there is at most one framing header (RFC 9112 §2.2, §5, §6.3).
 """
 
 import re
@@ -19,10 +19,10 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 REQUEST_LINE: Final = re.compile(
     rb"(%b++) ((?:/|\*(?= )|(?i:https?)://[^/?# ]|(?<=CONNECT )[^/ ])[!-~\x80-\xff]*+) HTTP/1\.([0-9])" % _TOKEN
 )
-"""A target has the origin, asterisk or absolute form (RFC 9112 §3.2); authorities alone are for CONNECT."""
+"""A target has the origin, asterisk or absolute form (RFC 9112 §3.2); the authority form is only for CONNECT."""
 HEADER_LINE: Final = re.compile(rb"(%b++):[\t ]*+((?:[\t\x20-\x7e\x80-\xff]*[!-~\x80-\xff])?)[\t ]*+" % _TOKEN)
 _BEGINNING: Final = re.compile(rb"%b++(?: |\Z)" % _TOKEN)
-"""Of an incomplete head: a method, and not a handshake of TLS or another protocol."""
+"""The start of an incomplete head: a method, not a handshake of TLS or another protocol."""
 _BEGINNING_BYTES: Final = 64
 _BROKEN_LINE: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
 _CONNECTION: Final = frozenset(
@@ -37,11 +37,11 @@ _CONNECTION: Final = frozenset(
         b"host",
     }
 )
-"""The headers that are for this connection and its messages. `_`: CGI and WSGI take it for `-`."""
+"""Headers about this connection and its messages. `_`: CGI and WSGI treat it as `-`."""
 ONCE: Final = frozenset(
     {b"content-location", b"content-range", b"content-type", b"etag", b"max-forwards", b"server", b"user-agent"}
 )
-"""Headers of a single value: with two, one server takes the first and another the last (RFC 9110 §5.3)."""
+"""Headers with a single value: with two, one server uses the first and another the last (RFC 9110 §5.3)."""
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 CONTENT_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _OTHER_CODINGS: Final = re.compile(
@@ -80,24 +80,24 @@ class MessageHead(Struct, frozen=True, gc=False):
     body_bytes: int | None
     """None for a chunked body."""
     framing: bytes
-    """The framing header, as a line with CR LF; empty where there is none."""
+    """The framing header, as a line with CR LF; empty if there is none."""
     keep_alive: bool
-    """Whether the client lets another request follow."""
+    """Whether the client may send another request."""
     upgrade: str
-    """The protocols that the client offers to switch to, as one value."""
+    """The protocols that the client offers to upgrade to, as one value."""
     expects_continue: bool
 
 
 def empty_lines(received: bytearray) -> int:
-    """The length of those that `received` begins with; before a request they are ignored (RFC 9112 §2.2)."""
+    """The length of the empty lines at the start of `received`; they are ignored before a request (RFC 9112 §2.2)."""
     found = _EMPTY_LINES.match(received)
     return 0 if found is None else found.end()
 
 
 def find_end(received: bytearray, searched: int, limits: HeadLimits) -> int | None:
-    """The length of the head that `received` begins with, or None while it is incomplete.
+    """The length of the head at the start of `received`, or None while it is incomplete.
 
-    searched: bytes that were in `received` at the last call. Raises MalformedHead as soon as it cannot become a head.
+    searched: bytes of `received` at the last call. Raises MalformedHead as soon as it cannot become a head.
     """
     found = received.find(_END, max(0, searched - len(_END) + 1))
     end = None if found < 0 else found + len(_END)
@@ -124,7 +124,7 @@ def _begins_request(received: bytearray) -> bool:
 
 
 def read_head(head: bytes, limits: HeadLimits) -> MessageHead:
-    """head: all lines, with the empty one. Raises MalformedHead."""
+    """head: all lines, including the empty one. Raises MalformedHead."""
     request_line, *lines = head[: -len(_END)].split(b"\r\n")
     if len(lines) > limits.headers or len(request_line) > limits.request_line_bytes:
         raise MalformedHead(Reason.HEADERS_TOO_LARGE)
@@ -202,7 +202,7 @@ def _body_bytes(values: dict[bytes, list[bytes]], version: tuple[int, int]) -> i
 
 
 def _framing(name: bytes, body_bytes: int | None) -> bytes:
-    """With the length that was read: `0200` is 200 to us, and could be an octal number to the next."""
+    """The framing header with the parsed length: `0200` is 200 to us, but could be octal to the next server."""
     if body_bytes is None:
         return name + b": chunked\r\n"
     return b"%b: %d\r\n" % (name, body_bytes) if name else b""
@@ -221,19 +221,19 @@ class Phase(Enum):
     BODY = auto()
     """The rest of a body."""
     ANSWERED_BODY = auto()
-    """The rest of a body; the response has been sent already."""
+    """The rest of a body; the response has already been sent."""
     RESPONSE = auto()
     """The end of the response; bytes of further requests are kept."""
     CHUNKS = auto()
     """The end of the connection; all bytes belong to a chunked request."""
     ANSWERED_CHUNKS = auto()
-    """The same; the response has been sent already."""
+    """The same, but the response has already been sent."""
     CLOSED = auto()
-    """The end of the connection; all bytes are dropped."""
+    """The end of the connection; all bytes are discarded."""
 
 
 class RequestSequence:
-    """Passes on one request at a time: the next one only after the response to the one before."""
+    """Passes on one request at a time: the next one only after the response to the previous one."""
 
     def __init__(self, limits: HeadLimits) -> None:
         self._limits = limits
@@ -241,14 +241,14 @@ class RequestSequence:
         self.is_last = False
         """Whether the connection ends with the current request."""
         self._received = bytearray()
-        """Bytes that have not been passed on yet."""
+        """Bytes not passed on yet."""
         self._searched = 0
-        """How many of them have been searched for the end of a head."""
+        """How many of them were already searched for the end of a head."""
         self._body_bytes = 0
         """Bytes of the body that are still to come."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Pieces of the current request: the head, then the body as it comes. Raises MalformedHead."""
+        """Pieces of the current request: the head, then the body as it arrives. Raises MalformedHead."""
         self._received += data
         while size := self._passable():
             piece = bytes(self._received[:size])
@@ -256,7 +256,7 @@ class RequestSequence:
             yield piece
 
     def end_response(self, *, keep_alive: bool) -> None:
-        """The whole response has been written. `feed(b"")` gives what had to wait for it."""
+        """The whole response has been written. `feed(b"")` returns the bytes that had to wait for it."""
         self.is_last = self.is_last or not keep_alive
         if self.phase is Phase.BODY:
             self.phase = Phase.ANSWERED_BODY
@@ -266,13 +266,13 @@ class RequestSequence:
             self._end_request()
 
     def close(self) -> None:
-        """Drop all bytes from here on."""
+        """Discard all bytes from now on."""
         self.phase = Phase.CLOSED
         self._received.clear()
 
     @property
     def is_full(self) -> bool:
-        """Whether more bytes wait for the response than a head may have."""
+        """Whether more bytes than the longest head are waiting for the response."""
         return self.phase is Phase.RESPONSE and len(self._received) > self._limits.head_bytes
 
     def _passable(self) -> int:
@@ -304,8 +304,8 @@ class RequestSequence:
         head = read_head(bytes(self._received[:end]), self._limits)
         if _is_newer(self._received):
             raise MalformedHead(Reason.BAD_REQUEST)
-        # What follows an upgrade or a CONNECT may be another protocol. And aiohttp's parser (3.14.5 and before) hands
-        # the last trailer of a chunked request to the next request as a header.
+        # Bytes after an upgrade or a CONNECT may be another protocol. And aiohttp's parser (up to 3.14.5) passes the
+        # last trailer of a chunked request to the next request as a header.
         self.is_last = head.body_bytes is None or head.method == "CONNECT" or _offers_upgrade(head.headers)
         self._searched = 0
         if head.body_bytes is None:
@@ -329,7 +329,7 @@ class RequestSequence:
 
 
 def _offers_upgrade(headers: Headers) -> bool:
-    """Whatever Connection says."""
+    """Whether the head has Upgrade, whatever Connection says."""
     return any(name.lower() == b"upgrade" for name, _ in headers)
 
 

@@ -1,4 +1,4 @@
-"""Keys in memory, each valid until the store says that it was changed."""
+"""Keys in memory, each valid until the store reports a change of it."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -11,33 +11,33 @@ from sidecar.keys.grace import Grace
 from sidecar.keys.ports import KeyReader, StoreUnavailable
 
 MOST_CHANGES: Final = 1_000
-"""Changes of keys that are told one by one; where there are more, every key is read again."""
+"""Most changes of keys that are tracked one by one; if there are more, every key is reread."""
 
 
 class KeyChanges:
-    """Which keys were changed from one generation of the store to the next; a store notes it, caches ask.
+    """Which keys changed from one generation of the store to the next; written by the store, read by caches.
 
     Every change must lead to another generation, and no generation may come twice.
     """
 
     def __init__(self) -> None:
         self.generation = 0
-        """The newest one."""
+        """The newest generation."""
         self._steps: deque[tuple[int, frozenset[str]]] = deque()
-        """The generation before, and ids of the keys that were changed from there to the next step, oldest first."""
-        self._told = 0
+        """Steps, oldest first: a generation, and the ids of the keys that changed between it and the next step."""
+        self._tracked = 0
         """Ids in all steps."""
 
     def add(self, generation: int, changed: frozenset[str] | None) -> None:
-        """The store is at `generation` now, and these keys were changed since the one before; None: perhaps all."""
+        """The store is now at `generation`, and these keys changed since the one before; None: perhaps all."""
         if changed is None:
             self._steps.clear()
-            self._told = 0
+            self._tracked = 0
         elif generation != self.generation:
             self._steps.append((self.generation, changed))
-            self._told += len(changed)
-        while self._told > MOST_CHANGES or len(self._steps) > MOST_CHANGES:
-            self._told -= len(self._steps.popleft()[1])
+            self._tracked += len(changed)
+        while self._tracked > MOST_CHANGES or len(self._steps) > MOST_CHANGES:
+            self._tracked -= len(self._steps.popleft()[1])
         self.generation = generation
 
     def since(self, generation: int) -> frozenset[str] | None:
@@ -62,7 +62,7 @@ class CacheEntry:
 
 
 class Miss(Enum):
-    """The cache does not know. A type of its own, because None means that there is no such key."""
+    """The cache does not know. A separate type, because None means that there is no such key."""
 
     MISS = "miss"
 
@@ -70,7 +70,7 @@ class Miss(Enum):
 MISS: Final = Miss.MISS
 
 Found = CacheEntry | Literal[Miss.MISS] | None
-"""What the cache knows of a secret."""
+"""What the cache knows about a secret."""
 _OUT_OF_DATE: Final = -1
 """An epoch that no cache has."""
 _Outcome = CacheEntry | StoreUnavailable | Literal[Miss.MISS] | None
@@ -82,7 +82,7 @@ class KeyFinder(Protocol):
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None: ...
 
     def uncount(self, found: Found) -> None:
-        """Takes back the count of `peek`, because the same key is about to be looked up again."""
+        """Undo the count of `peek`, because the same key is about to be looked up again."""
 
     def remembers(self, secret_digest: bytes) -> bool: ...
 
@@ -92,9 +92,9 @@ class KeyFinder(Protocol):
 class KeyCache:
     """Bounded memory of keys and of unknown secrets, by the SHA-256 of the secret.
 
-    When the store has another generation, the keys that were changed are read again, or all where nobody knows which;
-    what was unknown is looked up again. What is out of date stays, so that `remembers` knows it. Unknown secrets have a
-    memory of their own, so that strangers cannot push keys out.
+    When the store's generation changes, changed keys are reread (all keys, if it is unknown which changed), and unknown
+    secrets are looked up again. Outdated entries stay, so that `remembers` finds them. Unknown secrets have their own
+    memory, so that invalid requests cannot push keys out.
 
     While `grace` lasts, the store is not needed for keys that were valid when it last answered.
     """
@@ -106,16 +106,16 @@ class KeyCache:
         self._grace = grace or Grace(reader, 0, time=loop.time)
         self._call_soon = loop.call_soon
         self._turn: int | Literal[Miss.MISS] | None = None
-        """The generation read in this turn of the loop; None before that, MISS where only `find` can tell it."""
+        """The generation read in this turn of the loop; None before that, MISS if only `find` can read it."""
         self._generation: int | None = None
-        """What is in memory is valid for this one: the newest that was read."""
+        """The newest generation that was read; entries in memory are valid for it."""
         self._epoch = 0
-        """How often all keys were changed, as far as anybody knows."""
+        """How often all keys may have changed at once."""
         self._size, self._crowded = size, size // 2
         self._unknown_size = unknown_size
         self._known: OrderedDict[bytes, CacheEntry] = OrderedDict()
         self._secrets: dict[str, tuple[bytes, ...]] = {}
-        """Where each key is in `_known`, by its id. Streams look theirs up by its stored digest as well."""
+        """Where each key is in `_known`, by id. Streams also look their key up by its stored digest."""
         self._unknown: OrderedDict[bytes, int] = OrderedDict()
         """The generation in which each secret was unknown."""
         self._flights: dict[tuple[bytes, int], asyncio.Future[_Outcome]] = {}
@@ -127,10 +127,10 @@ class KeyCache:
         return len(self._known) + len(self._unknown)
 
     def peek(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None:
-        """The key, None for a secret known to be unknown, or MISS, also where only `find` can tell the generation.
+        """The key, None for a secret known to be unknown, or MISS, also if only `find` can read the generation.
 
-        The store's generation is read once in a turn of the loop. Every request of the turn was received before the
-        turn began, so it sees each change that was acknowledged before the request was sent. Raises StoreUnavailable.
+        The store's generation is read once per turn of the loop. Every request of the turn was received before the turn
+        began, so it sees each change that was acknowledged before the request was sent. Raises StoreUnavailable.
         """
         generation = self._turn
         if generation is None:
@@ -139,10 +139,10 @@ class KeyCache:
             except StoreUnavailable as error:
                 return self._without_store(secret_digest, error)
             if generation is None:
-                # Nobody has to wait for a store that does not answer.
+                # No request has to wait for a store that does not respond.
                 if self._grace.active:
                     return self._seen(secret_digest)
-                # Where every key is mistyped, nobody asks `find`.
+                # If every key is mistyped, `find` is never called.
                 self._turn = MISS
                 self._call_soon(self._end_turn)
                 return MISS
@@ -163,16 +163,16 @@ class KeyCache:
                 self._grace.lookups -= 1
 
     def remembers(self, secret_digest: bytes) -> bool:
-        """Whether it is a key's that was here, out of date or not, or the store is being asked for it."""
+        """Whether the secret is of a cached key, even an outdated one, or is being looked up."""
         return secret_digest in self._known or (secret_digest, self._generation) in self._flights
 
     async def find(self, secret_digest: bytes, candidates: Callable[[], Mapping[bytes, str]]) -> CacheEntry | None:
         """The key, or None. `candidates` returns the digests to look up in the store. Raises StoreUnavailable.
 
-        The result includes each change that was acknowledged before the call, unless the store does not answer.
+        The result includes each change that was acknowledged before the call, unless the store does not respond.
         """
         while True:
-            # Read before the key: after a change in between, the entry is out of date at once.
+            # Read before the key: after a change in between, the entry is outdated immediately.
             try:
                 generation = self._reader.generation()
                 if generation is None:
@@ -200,7 +200,7 @@ class KeyCache:
         self._turn = None
 
     def _go_to(self, generation: int) -> None:
-        """Of what is in memory, leave valid what the store has not changed on the way to this generation."""
+        """Move to this generation, and keep entries valid that the store has not changed since."""
         changed = None if self._generation is None else self._reader.changes_since(self._generation)
         self._generation = generation
         if changed is None:
@@ -212,7 +212,7 @@ class KeyCache:
     def _look(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS] | None:
         known = self._known.get(secret_digest)
         if known is not None and known.epoch == self._epoch:
-            # While half of the memory is free, nothing is pushed out, and the order does not matter.
+            # While half of the memory is free, nothing is evicted, and the order does not matter.
             if len(self._known) > self._crowded:
                 self._known.move_to_end(secret_digest)
             self.hits += 1
@@ -224,14 +224,14 @@ class KeyCache:
         return MISS
 
     def _without_store(self, secret_digest: bytes, error: StoreUnavailable) -> CacheEntry:
-        """The key, if its time of grace lasts; raises `error` otherwise."""
+        """The key, while grace covers it; otherwise raises `error`."""
         known = self._seen(secret_digest) if self._grace.covers(error) else MISS
         if known is MISS:
             raise error
         return known
 
     def _seen(self, secret_digest: bytes) -> CacheEntry | Literal[Miss.MISS]:
-        """The key as it was when the store last answered. What was unknown then may be known now."""
+        """The key as it was when the store last responded. A secret that was unknown then may be known now."""
         known = self._known.get(secret_digest)
         if known is None or known.epoch != self._epoch:
             return MISS
@@ -244,7 +244,7 @@ class KeyCache:
     ) -> CacheEntry | None:
         flight: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
         self._flights[secret_digest, generation] = flight
-        # Where this reader is cancelled, MISS sends the waiting ones back to the start, and one of them reads.
+        # If this reader is cancelled, MISS makes the waiting ones start over, and one of them reads.
         outcome: _Outcome = MISS
         try:
             key = await self._reader.find(candidates())
@@ -258,7 +258,7 @@ class KeyCache:
             flight.set_result(outcome)
 
     def _remember(self, secret_digest: bytes, generation: int, key: ApiKey | None) -> CacheEntry | None:
-        """generation: from before the key was read."""
+        """generation: the one before the key was read."""
         if key is None:
             self._forget(secret_digest)
             self._unknown[secret_digest] = generation
@@ -276,7 +276,7 @@ class KeyCache:
         return known
 
     def _is_current(self, key: ApiKey, generation: int) -> bool:
-        """Whether the key was not changed while it was read."""
+        """Whether the key did not change while it was read."""
         if generation == self._generation:
             return True
         changed = self._reader.changes_since(generation)

@@ -1,4 +1,4 @@
-"""How long cached keys keep working while the store does not answer (`store.grace`)."""
+"""How long cached keys keep working while the store does not respond (`store.grace`)."""
 
 import asyncio
 import logging
@@ -9,40 +9,40 @@ from sidecar.core.units import counted
 from sidecar.keys.ports import KeyReader, StoreUnavailable
 
 _CHECK_SECONDS: Final = 0.5
-"""How often the store is asked, so that it is known since when it does not answer, though no request needs it."""
+"""How often the store is checked, so that the start of an outage is known even without requests."""
 _RETRY_SECONDS: Final = 0.05
-"""How often where it did not answer: what was changed meanwhile counts so soon after it is back."""
+"""How often during an outage, so that changes made meanwhile take effect soon after the store is back."""
 _log = logging.getLogger(__name__)
 
 
 class Grace:
-    """Whether the store answers and, where it does not, whether keys in memory go on. One for all caches of a store.
+    """Whether the store responds and, if not, whether cached keys keep working. One for all caches of a store.
 
-    seconds: how long, from when the store last answered; 0 is not at all. time: seconds of a clock that nobody sets.
+    seconds: how long, since the store last responded; 0 is not at all. time: seconds of a monotonic clock.
     """
 
     def __init__(self, reader: KeyReader, seconds: float, *, time: Callable[[], float]) -> None:
         self._reader, self._seconds, self._time = reader, seconds, time
         self._heard_at = time()
         self._problem = ""
-        """Why the store does not answer; empty where it does."""
+        """Why the store does not respond; empty if it does."""
         self._over = False
         self._before = 0
-        """Lookups before it stopped answering."""
+        """Lookups before it stopped responding."""
         self.lookups = 0
-        """Keys that were taken from memory without the store."""
+        """Uses of cached keys without the store."""
 
     def reconfigure(self, seconds: float) -> None:
-        """Use this time from now on. An outage that has begun counts from when the store last answered, too."""
+        """Use this time from now on, also for a current outage, which counts from the store's last response."""
         self._seconds = seconds
 
     @property
     def active(self) -> bool:
-        """Whether the store does not answer, and cached keys keep working."""
+        """Whether the store does not respond, and cached keys keep working."""
         return self._problem != "" and self._left() > 0
 
     def covers(self, error: StoreUnavailable) -> bool:
-        """Note that the store did not answer. Whether cached keys keep working."""
+        """Record that the store did not respond. Returns whether cached keys keep working."""
         if not self._seconds:
             return False
         if not self._problem:
@@ -51,7 +51,7 @@ class Grace:
                 _log.warning(
                     "sidecar: store: no answer: cached keys keep working for up to %.3g s: %s", self._left(), error
                 )
-        self._tell_end()
+        self._log_end()
         return self.active
 
     def remarks(self) -> Sequence[str]:
@@ -61,16 +61,16 @@ class Grace:
         return [f"store: no answer, cached keys keep working for {self._left():.0f} s more: {self._problem}"]
 
     async def watch(self) -> None:
-        """Ask the store again and again, until this is cancelled."""
+        """Check the store repeatedly, until cancelled."""
         while True:
             if self._seconds:
                 await self.check()
             await asyncio.sleep(_RETRY_SECONDS if self._problem else _CHECK_SECONDS)
 
     async def check(self) -> None:
-        """Ask the store once.
+        """Check the store once.
 
-        What counts is whether keys were changed: where only lookups fail, what is in memory is known to be valid.
+        What matters is whether keys changed: if only lookups fail, cached keys are known to be valid.
         """
         asked_at = self._time()
         try:
@@ -83,7 +83,7 @@ class Grace:
             _log.warning("sidecar: store: answers again, after %.3g s and %s without it", self._silence(), count)
         self._problem, self._heard_at = "", asked_at
 
-    def _tell_end(self) -> None:
+    def _log_end(self) -> None:
         if not self._over and not self.active:
             self._over = True
             _log.warning(

@@ -1,4 +1,4 @@
-"""Issues, rotates, changes, disables, enables and revokes keys, and rehashes those whose hash is of an older kind."""
+"""Issues, rotates, changes, disables, enables and revokes keys, and rehashes keys with an outdated hash."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -39,7 +39,7 @@ class Due:
     why: Why
     at: int
     unless_used_at: int | None = None
-    """When it retires early if it is not used until then."""
+    """When it retires early unless it is used before."""
 
 
 async def upcoming_keys(
@@ -116,7 +116,7 @@ class KeyMaker:
         self._randbelow = randbelow
 
     def prepare(self, wanted: NewKey, rules: KeyRules, *, actor: Actor) -> Issued:
-        """Make a key, and store it nowhere. Raises InvalidKey with every problem of `wanted`."""
+        """Make a key without storing it. Raises InvalidKey with every problem of `wanted`."""
         now = self._now()
         rules.check_new(wanted, now)
         environment = rules.environment_of(wanted)
@@ -231,7 +231,7 @@ class Lifecycle(KeyMaker):
         return await self._set_status(key_id, KeyStatus.ACTIVE, actor, expected_etag)
 
     async def revoke(self, key_id: str, *, actor: Actor, expected_etag: str | None = None) -> ApiKey:
-        """Revoke the key, which is final. A revoked key stays as it is."""
+        """Revoke the key, which is final. A revoked key stays unchanged."""
         return await self._set_status(key_id, KeyStatus.REVOKED, actor, expected_etag)
 
     async def find_by(self, text: str) -> ApiKey | None:
@@ -299,7 +299,7 @@ async def check_peppers(statistics: KeyStatistics, hasher: Hasher) -> None:
 
 
 _BATCH: Final = 1_000
-"""Keys of one transaction, so that no other writer waits long."""
+"""Keys in one transaction, so that no other writer waits long."""
 _ACTOR: Final = Actor(name="sidecar", source="first use")
 
 
@@ -317,15 +317,15 @@ class NewHash:
 Rehash = Callable[[Sequence[NewHash], int, Actor], Awaitable[None]]
 """Replaces digests at a time in microseconds, each with an audit row, in one transaction. Raises StoreUnavailable.
 
-A key whose digest is not the old one any more stays as it is, and so does one whose new digest another key has.
+Skips a key whose digest is no longer the old one, or whose new digest belongs to another key.
 """
 
 
 class Rehashing:
-    """A KeyReader that notes such keys, and returns them as they will be once `flush` has written them.
+    """A KeyReader that collects keys to rehash, and returns them as they will be once `flush` has written them.
 
-    So a stream that began before the flush is found after it as well. `newest` is the algorithm of new keys, whose
-    digest is the first candidate of a lookup. At most `size` keys wait; each is tried once, because two processes
+    So the key of a stream that began before the flush is still found afterwards. `newest` is the algorithm of new keys,
+    whose digest is the first candidate of a lookup. At most `size` keys wait; each is tried once, because two processes
     with different peppers must not rehash it back and forth.
     """
 
@@ -347,10 +347,10 @@ class Rehashing:
         key = await self._reader.find(digests)
         if key is None or key.algorithm == self._newest or algorithm != self._newest:
             return key
-        return self._noted(key, first)
+        return self._collect(key, first)
 
     async def flush(self, rehash: Rehash) -> None:
-        """Write what waits. Raises StoreUnavailable; the rest is kept for the next call."""
+        """Write the pending digests. Raises StoreUnavailable; the rest is kept for the next call."""
         while batch := list(islice(self._waiting.values(), _BATCH)):
             await rehash(batch, self._clock.micros(), _ACTOR)
             for written in batch:
@@ -360,11 +360,11 @@ class Rehashing:
                 del self._tried[next(iter(self._tried))]
 
     async def finish(self, rehash: Rehash) -> None:
-        """The last flush. Keys that cannot be written now are noted again at their next use."""
+        """The last flush. Keys that cannot be written now are collected again at their next use."""
         with suppress(StoreUnavailable):
             await self.flush(rehash)
 
-    def _noted(self, key: ApiKey, digest: bytes) -> ApiKey:
+    def _collect(self, key: ApiKey, digest: bytes) -> ApiKey:
         if digest not in self._waiting:
             if key.id in self._tried or len(self._waiting) >= self._size:
                 return key

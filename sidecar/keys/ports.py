@@ -1,4 +1,4 @@
-"""What keys need of a store: its ports, and the values that cross them.
+"""What keys need from a store: its ports, and the values that cross them.
 
 An engine translates each foreign exception at the call that can raise it.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Protocol
 from sidecar.core.model import ApiKey
 
 RESTORE: Final = "stop everything that uses it, then restore a backup with `sidecar store restore FILE`"
-"""What to do with a store that is damaged or empty."""
+"""What to do about a store that is damaged or empty."""
 RESTORE_DUMP: Final = "stop everything that uses it, then restore a dump with `pg_restore`, see deploy/guide/stores.md"
 """The same for PostgreSQL."""
 
@@ -27,11 +27,11 @@ class StoreUnavailable(Exception):
 
 
 class NoStore(StoreUnavailable):
-    """There is no store there, and none was to be made."""
+    """There is no store, and none was to be created."""
 
 
 class NotWritten(StoreUnavailable):
-    """The store did not take a change."""
+    """The store did not accept a change."""
 
 
 class KeyConflict(Exception):
@@ -75,7 +75,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
-    """A request that is carried out once only, though it may be sent again within `IDEMPOTENCY_SECONDS`.
+    """A request that is carried out only once, even if it is sent again within `IDEMPOTENCY_SECONDS`.
 
     `key` is the sender's name for the request, `token` the admin token that sent it, `fingerprint` a hash of its body.
     """
@@ -88,23 +88,25 @@ class IdempotencyKey:
 IDEMPOTENCY_SECONDS: Final = 86_400
 
 Standing = Literal["active", "disabled", "revoked", "expired", "retired"]
-"""The stored status, or what an active key is once its time is over."""
+"""The stored status, or the status of an active key after its end."""
 
 
 StatusFilter = Literal["active", "retiring", "disabled", "revoked", "expired", "retired"]
 """The statuses by which keys are listed: `retiring` are the active keys that were replaced and will retire."""
 
 Sort = Literal["created", "name", "tenant", "used", "unused", "ends"]
-"""Orders of a list: the newest first; by name; by tenant; the latest use, the longest without use, or the soonest end
-first. A key ends when it expires or retires."""
+"""Orders of a list: newest first; by name; by tenant; latest use first, longest unused first, or soonest end first.
+
+A key ends when it expires or retires.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFilter:
     """Which keys to list, and in which order; None is any. Times in microseconds.
 
-    `search`: its words are words of the name or of the tenant, in any case and order, and the last one may be just
-    the beginning of one; or it begins the id or the stored prefix of not too many keys (10,000).
+    `search`: words of the name or the tenant, in any case and order, the last one possibly incomplete; or the beginning
+    of an id or a stored prefix that at most 10,000 keys have.
     """
 
     tenant: str | None = None
@@ -115,14 +117,14 @@ class KeyFilter:
     """Only keys that were last used, or issued if they were never used, at this time or earlier."""
     sort: Sort = "created"
     after: str | None = None
-    """The last id of the page before."""
+    """The last id of the previous page."""
     after_at: int | None = None
     """The time by which that key was sorted (`used`, `unused`, `ends`); it may have been used since."""
     limit: int | None = None
 
 
 def sort_time(key: ApiKey, sort: Sort) -> int | None:
-    """The time by which the key is sorted (`KeyFilter.after_at`), or None where its order has no time."""
+    """The time by which the key is sorted (`KeyFilter.after_at`), or None if its order has no time."""
     if sort in ("used", "unused"):
         return key.last_used_at or 0
     if sort == "ends":
@@ -139,7 +141,7 @@ def cursor_of(key: ApiKey, sort: Sort) -> str:
 def after_cursor(wanted: KeyFilter, cursor: str | None) -> KeyFilter:
     """The filter, for the page after the cursor."""
     key_id, _, at = (cursor or "").partition("@")
-    # Clients may send any text as a cursor; a store takes no larger number.
+    # Clients may send any text as a cursor; a store accepts no larger number.
     is_time = (
         wanted.sort in _SORTED_BY_TIME and at.isascii() and at.isdigit() and len(at) < _DIGITS and int(at) <= NO_END
     )
@@ -154,39 +156,39 @@ NO_END: Final = 2**63 - 1
 
 
 class KeyReader(Protocol):
-    """What a request needs of the store. Every method raises StoreUnavailable, unless it says otherwise."""
+    """What a request needs from the store. Every method raises StoreUnavailable, unless it says otherwise."""
 
     async def find(self, digests: Mapping[bytes, str]) -> ApiKey | None:
-        """The key stored under one of `digests` (digest to algorithm, both must fit), or None.
+        """The key stored under one of `digests` (digest to algorithm, both must match), or None.
 
         The cost does not grow with the number of keys.
         """
 
     def generation(self) -> int | None:
-        """A number that changes whenever any process has changed a key (the use of a key is no change).
+        """A number that changes whenever any process changes a key (using a key is not a change).
 
-        Takes microseconds and never waits. None where the number is not known without waiting.
+        Takes microseconds and never waits. None if the number is not known without waiting.
         """
 
     async def read_generation(self) -> int:
-        """The same number, as of the call or later; waits for the store, but not long."""
+        """The same number, as of the call or later; waits for the store, but only briefly."""
 
     def changes_since(self, generation: int) -> frozenset[str] | None:
-        """Ids of keys that were changed or removed since it was that number, up to the newest one that was returned.
+        """Ids of keys that changed or were removed between that number and the newest one that was returned.
 
-        Never waits, and raises nothing. None where that cannot be told (too long ago, too many): every key may have
-        been. A key that was added need not be among them: it only makes a secret known that was unknown.
+        Never waits or raises. None if that is unknown (too long ago, too many): every key may have changed. Added keys
+        need not be included: they only make unknown secrets known.
         """
 
 
 Edit = Callable[[ApiKey], ApiKey]
-"""A key after a change. May raise KeyConflict, and then nothing is changed."""
+"""A key after a change. May raise KeyConflict; then nothing changes."""
 Replacement = Callable[[ApiKey], tuple[ApiKey, ApiKey]]
-"""A key after it was replaced, and the new one. May raise KeyConflict, and then nothing is changed."""
+"""A key after it was replaced, and the new one. May raise KeyConflict; then nothing changes."""
 
 
 class KeyRegistry(Protocol):
-    """What changing keys needs of the store. Every method raises StoreUnavailable.
+    """What changing keys needs from the store. Every method raises StoreUnavailable.
 
     A change and its audit row are one transaction; `at` is the time of the change in microseconds.
     """
@@ -195,7 +197,7 @@ class KeyRegistry(Protocol):
         """As KeyReader.find."""
 
     async def get(self, name: str) -> ApiKey | None:
-        """By id, or by stored prefix. Raises KeyConflict when several keys share the prefix."""
+        """By id or stored prefix. Raises KeyConflict if several keys share the prefix."""
 
     async def successor(self, key_id: str) -> ApiKey | None:
         """The key that replaces this one."""
@@ -203,8 +205,7 @@ class KeyRegistry(Protocol):
     async def add(self, keys: Sequence[ApiKey], *, actor: Actor, once: IdempotencyKey | None = None) -> None:
         """Add all or none.
 
-        Raises KeyConflict where an id or a digest is stored already; AlreadyProcessed and IdempotencyKeyReused for
-        `once`.
+        Raises KeyConflict if an id or a digest is already stored; AlreadyProcessed and IdempotencyKeyReused for `once`.
         """
 
     async def change(self, key_id: str, edit: Edit, *, action: str, at: int, actor: Actor) -> ApiKey:
@@ -227,7 +228,7 @@ KeyDate = Literal["created", "expires", "retires"]
 
 
 class KeyStatistics(Protocol):
-    """How many keys there are, and which have a date in a span of time. Every method raises StoreUnavailable."""
+    """How many keys there are, and which have a date in a period. Every method raises StoreUnavailable."""
 
     async def counts(self) -> Mapping[tuple[str, str], int]:
         """Keys by status (`active`, `disabled`, `revoked`, `expired`) and environment (empty for none).
@@ -246,7 +247,7 @@ class KeyStatistics(Protocol):
     async def unused(self, *, before: int, now: int, limit: int) -> Sequence[ApiKey]:
         """Keys in their overlap at `now` that were replaced, and last used, at `before` or earlier (microseconds).
 
-        Those whose overlap ends first come first. The time may grow with the number of keys in their overlap.
+        The earliest end of overlap first. The time may grow with the number of keys in their overlap.
         """
 
 
@@ -254,12 +255,12 @@ class KeyStatistics(Protocol):
 class AuditFilter:
     """Which rows to show; None is any. Times in microseconds, `until` excluded.
 
-    `before_id` is the last id of the page before.
+    `before_id` is the last id of the previous page.
     """
 
     key_id: str | None = None
     key_ids: tuple[str, ...] | None = None
-    """Of any of these keys."""
+    """Rows of any of these keys."""
     tenant: str | None = None
     actor: str | None = None
     action: str | None = None

@@ -1,4 +1,4 @@
-"""A key as a row of the store, as JSON of the audit, and as the public fields that people and clients read."""
+"""A key as a row of the store, as JSON in the audit, and as the public fields that people and clients read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from sidecar.keys.ports import RESTORE, Standing, StoreUnavailable
 
 COLUMNS = tuple(field.name for field in fields(ApiKey))
 _VALUES = attrgetter(*COLUMNS)
-# A third of the time of json.loads, which an export of many keys spent most of its time in.
+# Takes a third of the time of json.loads, which dominated an export of many keys.
 _SCOPES: Final = msgspec.json.Decoder(tuple[str, ...])
 _KEPT_SCOPES: Final = 1_000
-# Many keys have the same.
+# Many keys have the same ones.
 _scopes_from: Final = lru_cache(_KEPT_SCOPES)(_SCOPES.decode)
 _QUOTAS: Final = msgspec.json.Decoder(dict[str, int])
 _METADATA: Final = msgspec.json.Decoder(dict[str, str])
@@ -85,7 +85,7 @@ def _stored(key: ApiKey) -> dict[str, Any]:
 
 
 class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about a key but its secret and its hash. Times are RFC 3339, in UTC."""
+    """Everything about a key except its secret and its hash. Times are RFC 3339, in UTC."""
 
     id: str
     prefix: str
@@ -117,7 +117,7 @@ _LAST_USE: Final = frozenset({"last_used_at", "last_used_address", "last_used_ag
 
 
 def public_key(key: ApiKey, now: int | None = None) -> PublicKey:
-    """The key with its status at `now` (microseconds), or with the stored status where `now` is None."""
+    """The key with its status at `now` (microseconds), or with its stored status if `now` is None."""
     return PublicKey(
         id=key.id,
         prefix=key.prefix,
@@ -161,14 +161,14 @@ def public_fields(key: ApiKey, now: int | None = None) -> dict[str, Any]:
 
 
 def etag_of(key: ApiKey) -> str:
-    """An entity tag (RFC 9110 section 8.8.3, without its quotes) of all public fields but the last use."""
-    # The last use changes with every request, and it is nothing that a change could overwrite.
+    """An entity tag (RFC 9110 section 8.8.3, without its quotes) of all public fields except the last use."""
+    # The last use changes with every request, and no change of a key could overwrite it.
     tagged = {name: value for name, value in public_fields(key).items() if name not in _LAST_USE}
     return sha256(_json(tagged).encode()).hexdigest()[:32]
 
 
 def effective_status(key: ApiKey, now: int) -> Standing:
-    """The status; `expired` or `retired` for an active key whose time is over at `now` (microseconds)."""
+    """The status; `expired` or `retired` for an active key that has ended at `now` (microseconds)."""
     return _status_at(key.status, key.expires_at, key.retires_at, now)
 
 
@@ -184,7 +184,7 @@ def _json(value: Mapping[str, object] | Sequence[str]) -> str:
     return _ENCODER.encode(dict(value) if isinstance(value, Mapping) else list(value))
 
 
-# Rows of many new keys: values that they share are encoded only once.
+# Rows of many new keys: shared values are encoded only once.
 
 
 _LAST: Final = COLUMNS.index("disabled_at")
@@ -205,14 +205,14 @@ class NewRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Rows that are added together, and their audit rows, chained to the rows before."""
+    """Rows that are added together, and their audit rows, chained to the previous rows."""
 
     rows: Sequence[NewRow]
     audit_rows: Sequence[tuple[Any, ...]] = ()
 
 
 class RowValues(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The values that a key does not share with others. All texts are printable; times in microseconds."""
+    """The values that are specific to a key. All texts are printable; times in microseconds."""
 
     id: str
     name: str
@@ -243,7 +243,7 @@ class RowTemplate:
         )
 
     def row(self, own: RowValues) -> NewRow:
-        """The same row that `new_row` makes of the whole key."""
+        """The row that `new_row` would make of the whole key."""
         metadata = msgspec.json.encode(own.metadata).decode() if own.metadata else "{}"
         tenant = "null" if own.tenant is None else encode_basestring(own.tenant)
         algorithm, shared, by = self._audited

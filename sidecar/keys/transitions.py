@@ -1,4 +1,4 @@
-"""The changes of a key as pure functions, which say what each state allows. Times in microseconds."""
+"""The changes of a key as pure functions, which define what each state allows. Times in microseconds."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from sidecar.keys.validation import InvalidKey, KeyRules, NewKey, Violation
 
 _ACTOR: Final = Actor(name="sidecar", source="unused")
 _UNCHANGED: Final = "unchanged"
-"""A valid name that stands for the one that the key has."""
+"""A valid name, in place of the key's own."""
 
 
 def unused_since(key: ApiKey) -> int:
@@ -38,7 +38,7 @@ def retired_unused(key: ApiKey, unused: int, now: int) -> ApiKey:
 
 
 async def retire_unused(store: KeyRegistry, key_id: str, unused: int, now: int) -> ApiKey:
-    """Retire the key if it is still unused. Raises KeyConflict if it is not, and StoreUnavailable."""
+    """Retire the key if it is still unused. Raises KeyConflict if it was used, and StoreUnavailable."""
     return await store.change(
         key_id, lambda key: retired_unused(key, unused, now), action="retire", at=now, actor=_ACTOR
     )
@@ -72,7 +72,7 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """A new plaintext, and the fields of its key that follow from it and from the moment of issue."""
+    """A new plaintext, and the fields of its key that follow from it and from the time of issue."""
 
     secret: Secret
     id: str
@@ -94,7 +94,7 @@ def expect(key: ApiKey, etag: str | None) -> None:
 
 
 def with_status(key: ApiKey, status: KeyStatus, at: int) -> ApiKey:
-    """The key after disable, enable or revoke at `at`; unchanged if it has the status already.
+    """The key after disable, enable or revoke at `at`; unchanged if it already has the status.
 
     Raises KeyConflict for a revoked key.
     """
@@ -123,7 +123,7 @@ def is_open_to(action: ManyAction, key: ApiKey) -> bool:
 
 
 def changed_alike(action: ManyAction, at: int, *, unused_since: int | None) -> Edit:
-    """The action on many keys. A key that is no longer open to it stays, and so does one used after `unused_since`."""
+    """Apply the action to many keys. Skips keys that it no longer applies to, and keys used after `unused_since`."""
 
     def edit(key: ApiKey) -> ApiKey:
         was_used = unused_since is not None and (key.last_used_at or key.created_at) > unused_since
@@ -154,7 +154,7 @@ def with_change(key: ApiKey, change: KeyChange, rules: KeyRules, now: int) -> Ap
 
 
 def _check_lacking(old: ApiKey, new: ApiKey, rules: KeyRules) -> None:
-    """A change must not take away what a key must be issued with. A key without it may change otherwise."""
+    """A change must not remove what a key must be issued with. A key that already lacks it may still be changed."""
     problems = [
         problem for problem in _lacking(new, rules) if getattr(old, problem.path[0]) != getattr(new, problem.path[0])
     ]
@@ -177,7 +177,7 @@ def _lacking(key: ApiKey, rules: KeyRules) -> Iterator[Violation]:
 
 
 def _value_after(new: T | UnsetType, old: T) -> T:
-    """The value of a field after a change; the old object where nothing changes."""
+    """The value of a field after a change; the old object if nothing changes."""
     return old if new is UNSET or new == old else new
 
 

@@ -15,7 +15,7 @@ from sidecar.core.units import counted
 _HIDDEN_BITS: Final = 96
 """Random bits of a key that its stored prefix must not contain."""
 _YEAR_10000: Final = 253_402_300_800_000_000
-"""RFC 3339 cannot write it."""
+"""RFC 3339 cannot express it."""
 _MAX_LIMIT: Final = 2**53
 _TENANT: Final = re.compile(r"[!-.0-~]{1,200}")
 _METADATA_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -24,11 +24,11 @@ _MAX_METADATA_VALUE: Final = 1_024
 _MAX_NAME: Final = 200
 _LACKING: Final = "each key must have {} (keys.require)"
 _MAX_UNKNOWN_NAMES: Final = 50
-"""Unknown names that are reported: to find a similar name costs far more than to send an unknown one."""
+"""Most unknown names that are reported: finding a similar name costs far more than sending an unknown one."""
 
 
 class Violation(str):
-    """One line that says what is wrong, and the path of the field that it is about, such as `("scopes", "0")`."""
+    """One line that says what is wrong, and the path of the field, such as `("scopes", "0")`."""
 
     __slots__ = ("path",)
 
@@ -70,7 +70,7 @@ class KeyRules:
     environments: Mapping[str, str]
     """Environment to prefix. The first is for keys without an environment, and for keys of every environment."""
     prefix_length: int | None = None
-    """Characters of a key that are stored readably; None is its prefix and STORED_RANDOM more."""
+    """Characters of a key that are stored readably; None: its prefix and STORED_RANDOM more."""
     default_scopes: tuple[str, ...] = ()
     default_plan: str | None = None
     catalogue: Catalogue
@@ -116,7 +116,7 @@ class KeyRules:
             raise InvalidKey(problems)
 
     def check_new(self, wanted: NewKey, now: int) -> None:
-        """As `check`, and for what each key must be issued with."""
+        """As `check`, and also for what each key must be issued with."""
         lacking: tuple[str, ...] = tuple(self.lacking(wanted))
         try:
             self.check(wanted, now)
@@ -126,7 +126,7 @@ class KeyRules:
             raise InvalidKey(lacking)
 
     def lacking(self, wanted: NewKey) -> Iterator[Violation]:
-        """What a key must have and `wanted` has not, defaults included."""
+        """What a key must have and `wanted` lacks, after defaults."""
         scopes = tuple(dict.fromkeys(self.default_scopes if wanted.scopes is None else wanted.scopes))
         for name in self.required:
             kind, _, entry = name.partition(".")
@@ -158,7 +158,7 @@ class KeyRules:
 
 
 def is_writable(at: int) -> bool:
-    """Whether RFC 3339 can write the time (microseconds)."""
+    """Whether RFC 3339 can express the time (microseconds)."""
     return at < _YEAR_10000
 
 

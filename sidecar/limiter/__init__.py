@@ -1,1 +1,1 @@
-"""Quotas counted: the port and its adapters."""
+"""Counting quotas: the port and its adapters."""

@@ -1,4 +1,4 @@
-"""The limiter that counts in this process's memory, and lets its counts outlive it as rows."""
+"""The limiter that counts in this process's memory, and can save its counts as rows."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,14 +11,14 @@ from sidecar.core.model import Bucket, Quota, QuotaState, Subject, Taken, Window
 from sidecar.core.quotas import longest_refusal, merged, micros, period_seconds, window_of_count
 from sidecar.limiter.tables import DEFAULT_ENTRIES, EntryBudget, FixedTable, SubjectId, Table, table_for, used_of
 
-# Counts as rows that a store can keep over a restart.
+# Counts as rows that a store can keep across restarts.
 
 
 Row = tuple[str, str, str, int]
-"""Quota's name, subject (JSON), count with the way it was counted (JSON), microsecond after which it is worthless."""
+"""Quota name, subject (JSON), count and how it was counted (JSON), microsecond after which it is obsolete."""
 
 Shape = tuple[str, Window, str | int, tuple[Subject, ...]]
-"""What must stay for counts to keep their meaning: name, window, period, by."""
+"""What must not change for counts to keep their meaning: name, window, period, by."""
 
 Counted = Any
 """int (fixed), Stamps (sliding) or Debt (bucket)."""
@@ -33,7 +33,7 @@ def shape_of(quota: Quota) -> Shape:
 
 
 def rows_of(table: Table[Any], now: float) -> Iterator[Row]:
-    """A row for each count of `table` that matters after `now`; none for quotas shorter than a minute."""
+    """A row for each count of `table` that is still valid after `now`; none for quotas shorter than a minute."""
     quota = table.quota
     if period_seconds(quota) < KEPT_FROM_SECONDS:
         return
@@ -48,13 +48,13 @@ def rows_of(table: Table[Any], now: float) -> Iterator[Row]:
             expires_at = stamp + micros(table.lifetime)
             numbers = list(counted)
         if expires_at > now * _SECOND:
-            # A list of ints is written alike in Python and JSON; json.dumps would cost more than all the rest.
+            # A list of ints looks the same in Python and JSON; json.dumps would cost more than everything else.
             parts = ", ".join(map(encode_basestring_ascii, subject))
             yield quota.name, f"[{parts}]", f'{{"by": {shape}, "count": {numbers}}}', expires_at
 
 
 def read_row(row: Row, quotas: dict[Shape, Quota], now: float) -> tuple[Quota, tuple[str, ...], Counted] | None:
-    """A quota of the row's shape (its limit unknown; kept in `quotas`), the subject and the count.
+    """A quota of the row's shape (without its limit; cached in `quotas`), the subject and the count.
 
     None if malformed or past.
     """
@@ -82,7 +82,7 @@ def _quota(name: str, counted_by: list[Any], quotas: dict[Shape, Quota]) -> Quot
 
 
 def _count(quota: Quota, numbers: list[int], now: float) -> Counted | None:
-    """The count, None if past. Raises ValueError for what no table can have written."""
+    """The count, or None if it is past. Raises ValueError for anything that no table writes."""
     if not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError(numbers)
     if quota.window is Window.SLIDING:
@@ -101,11 +101,11 @@ def _is_period(period: object) -> bool:
     return period in _UNITS if isinstance(period, str) else type(period) is int and period > 0
 
 
-# Who has used most of a quota: a first sieve, because the limit of each subject is not known here.
+# Who has used most of a quota: a first selection, because each subject's limit is unknown here.
 
 
 _WORTH_TELLING: Final = 0.8
-"""Of a limit."""
+"""The share of a limit."""
 
 
 _OF_A_TENANT: Final = frozenset({Subject.TENANT, Subject.ENVIRONMENT})
@@ -123,8 +123,8 @@ def top_subjects(
 ) -> list[tuple[Subject, str]]:
     """Keys, tenants and environments that have used most of a limit, at most `most` for each limit of each quota.
 
-    counts: what is counted of each quota, by subject. limits: by quota, those that plans give beside the quota's own.
-    May run in another thread; counts that are past, and not yet let go, may be among them.
+    counts: of each quota, by subject. limits: by quota, those of plans, in addition to the quota's own. May run in
+    another thread; the result may include counts that are past but not yet removed.
     """
     found: dict[tuple[Subject, str], None] = {}
     for quota, held in counts:
@@ -135,7 +135,7 @@ def top_subjects(
         tiers = sorted({quota.limit, *limits.get(quota.name, ())})
         full = [(count, name) for count, name in used if count >= _WORTH_TELLING * tiers[0]]
         for lowest, highest in zip(tiers, [*tiers[1:], inf], strict=True):
-            # What is far beyond a limit is of those with a higher one, unless the limit was lowered.
+            # Counts far above a limit belong to subjects with a higher one, unless the limit was lowered.
             reach = lowest if highest < inf else inf
             band = (one for one in full if _WORTH_TELLING * lowest <= one[0] <= reach)
             found.update(dict.fromkeys((by, name) for _, name in nlargest(most, band)))
@@ -143,16 +143,16 @@ def top_subjects(
 
 
 _DRAINS_ON_EXPIRE = 1000
-"""Less than a millisecond's."""
+"""Entries per step: less than a millisecond of work."""
 
 
 class MemoryLimiter:
     """Counts in dicts. Each take is one section without `await`, so it is atomic among the tasks of one loop.
 
-    Subjects past `max_entries` push out others that were not touched lately and have used little, which then start
-    anew; addresses push out addresses only (see EntryBudget): a stranger's flood costs memory up to that bound and no
-    more. What a count is worth is kept across a reload of the configuration as long as the quota's name, window, period
-    and `by` stay; a changed limit counts at once.
+    Subjects beyond `max_entries` evict others that were not used recently and have used little, which then start from
+    zero; addresses only evict addresses (see EntryBudget), so a flood of clients costs memory only up to that bound.
+    Counts survive a reload of the configuration if the quota's name, window, period and `by` stay the same; a changed
+    limit applies immediately.
     """
 
     immediate = True
@@ -161,10 +161,10 @@ class MemoryLimiter:
         self._room = EntryBudget(max_entries)
         self._tables: dict[Shape, Table[Any]] = {}
         self._latest: dict[str, Table[Any]] = {}
-        """The table last used under each name; in front of `_tables`, whose keys take longer to hash."""
+        """The table last used under each name; a cache for `_tables`, whose keys take longer to hash."""
 
     def __len__(self) -> int:
-        """Entries in memory, those that are past but not yet freed included."""
+        """Entries in memory, including those that are past but not yet freed."""
         return self._room.held()
 
     @property
@@ -173,7 +173,7 @@ class MemoryLimiter:
 
     @property
     def evicted(self) -> int:
-        """Entries that still counted, and went to make room for others, since the start."""
+        """Valid entries that were evicted since the start."""
         return self._room.evicted
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
@@ -183,7 +183,7 @@ class MemoryLimiter:
         return self.peek_now(buckets, now)
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """Take every bucket's cost or nothing. Where several are short, `refused` is the one with the longest wait."""
+        """Take every bucket's cost or nothing. If several refuse, `refused` is the one with the longest wait."""
         if self._room.dropped:
             self._room.drain()
         if len(buckets) != 1:
@@ -193,12 +193,12 @@ class MemoryLimiter:
         return Taken(states=(state,), refused=state if state.retry_after_seconds else None)
 
     def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """What `take` would say, with `remaining` as it stands now. Nothing is taken."""
+        """The result of `take`, but with the current `remaining`. Nothing is taken."""
         states = [self._table(bucket.quota, now).peek(bucket, now) for bucket in merged(buckets)]
         return Taken(states=tuple(states), refused=longest_refusal(states))
 
     def expire(self, now: float) -> None:
-        """Let go of all that is past. Takes do so for their own quota; this is for the quotas that nobody asks for."""
+        """Remove all past counts. A take does so for its own quota; this is for unused quotas."""
         for shape, table in list(self._tables.items()):
             table.turn(now)
             if not len(table):
@@ -212,28 +212,28 @@ class MemoryLimiter:
             self._room.drain()
 
     def snapshot(self, now: float) -> list[Row]:
-        """Rows from which `restore` takes up counting, see `rows`."""
+        """Rows for `restore`; see `rows`."""
         return list(self.rows(now))
 
     def rows(self, now: float) -> Iterator[Row]:
-        """Of quotas of a minute and longer, what still counts at `now`; made as they are asked for.
+        """Counts of quotas of at least a minute that are valid at `now`; made lazily.
 
-        At most one row for a quota and subject. Takes some microseconds a row, and may run in another thread; a count
-        that is taken from meanwhile may then be missing.
+        At most one row for a quota and subject. Takes some microseconds per row, and may run in another thread; a count
+        that is used meanwhile may then be missing.
         """
         for table in list(self._latest.values()):
             yield from rows_of(table, now)
 
     def top_subjects(self, *, most: int, limits: Mapping[str, Collection[int]]) -> list[tuple[Subject, str]]:
-        """As the function. May run in another thread."""
+        """As the function of this name. May run in another thread."""
         counts = ((table.quota, table.all_held()) for table in list(self._latest.values()))
         return top_subjects(counts, most=most, limits=limits)
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
-        """Take up counting from `rows`; how many were good.
+        """Restore counts from `rows`. Returns how many were valid.
 
-        Malformed and expired rows are ignored. Rows of a quota that is no longer, or counts in another way, are never
-        asked for, and let go in their time.
+        Malformed and expired rows are ignored. Rows of a quota that no longer exists, or counts differently, are never
+        used, and expire.
         """
         quotas: dict[Shape, Quota] = {}
         return sum([self._restore_row(row, quotas, now) for row in rows])

@@ -1,6 +1,6 @@
 """The port that every limiter implements.
 
-A file of its own: the gate imports the port and no limiter.
+A file of its own: the gate imports the port, but no limiter.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from sidecar.core.model import Bucket, Taken
 
 
 class Limiter(Protocol):
-    """Counts what was taken. All adapters pass one contract suite. Raises core.errors.Fault when it cannot tell."""
+    """Counts what was taken. All adapters pass one contract suite. Raises core.errors.Fault if it is unavailable."""
 
     immediate: bool
-    """`take_now` and `peek_now` hardly ever give None, so that a decision can be had without a task."""
+    """Whether `take_now` and `peek_now` hardly ever return None, so that no task is needed for a decision."""
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """Take every bucket's cost, or (one of them short) nothing at all; one atomic step. `now` in Unix seconds."""
+        """Take every bucket's cost, or nothing if any refuses; one atomic step. `now` in Unix seconds."""
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
         """What `take` would say, with `remaining` as it stands now. Nothing is taken."""
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken | None:
-        """As `take`. None where it would have to wait; nothing is taken then."""
+        """As `take`. None, with nothing taken, if it would have to wait."""
 
     def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken | None:
-        """As `peek`. None where it would have to wait."""
+        """As `peek`. None if it would have to wait."""

@@ -1,4 +1,4 @@
-"""A limiter elsewhere: what its errors are, what happened lately, and what is decided while it cannot be asked."""
+"""A remote limiter: its errors, its statistics, and the decisions while it is unavailable."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -14,14 +14,14 @@ from sidecar.limiter.memory import counted_for
 from sidecar.limiter.shared import EmbeddedLimiter
 
 Cause = Literal["timeout", "connection", "auth", "loading", "readonly", "memory", "cluster", "script"]
-"""Why it could not be asked. `script`: any other error that it answered."""
+"""Why it was unavailable. `script`: any other error in a reply."""
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 Outage = Literal["local", "open", "closed"]
-"""What is decided meanwhile: by this replica's share of each quota, by none, or nothing (a fault)."""
+"""What decides meanwhile: this replica's share of each quota, no quota, or nothing (a fault)."""
 
 Breaker = Literal["closed", "half_open", "open"]
-"""Closed: it is asked. Half open: it is tried, and nothing waits for it. Open: it is left alone for a while."""
+"""Closed: it is used. Half open: it is tried, and nothing waits for it. Open: it is not used for some time."""
 BREAKERS: Final[tuple[Breaker, ...]] = get_args(Breaker)
 
 Decided = Literal["allowed", "refused", "fault"]
@@ -33,11 +33,11 @@ LATENCIES: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 _MOST_SHARES: Final = 4096
 _MOST_SEEN: Final = 100
 _LITTLE: Final = 0.2
-"""Of a limit."""
+"""The share of a limit."""
 
 
 class Unavailable(Exception):
-    """It cannot be asked now. `cause` is bounded; `problem` is for people, and holds no secret."""
+    """It cannot be used now. `cause` is bounded; `problem` is for people, and contains no secret."""
 
     def __init__(self, cause: Cause, problem: str) -> None:
         super().__init__(problem)
@@ -50,7 +50,7 @@ class RemoteStatistics:
     def __init__(self) -> None:
         self.breaker: Breaker = "open"
         self.problem = ""
-        """Why it is not asked now; empty while it is."""
+        """Why it is not used now; empty while it is."""
         self.errors: Counter[Cause] = Counter(dict.fromkeys(CAUSES, 0))
         self.fallbacks: Counter[Decided] = Counter({"allowed": 0, "refused": 0, "fault": 0})
         self.latencies = [0] * (len(LATENCIES) + 1)
@@ -68,7 +68,7 @@ class Fullest:
         self._seen: dict[tuple[Subject, str], None] = {}
 
     def see(self, bucket: Bucket, state: QuotaState) -> None:
-        """Remembers whose state it is, where most of the limit is used."""
+        """Remember the subject of the state if most of the limit is used."""
         if state.remaining > _LITTLE * state.limit:
             return
         by = counted_for(bucket.quota)
@@ -85,11 +85,11 @@ class Fullest:
 
 
 class OutageLimiter:
-    """Decides while the shared counts cannot be asked, as `outage` says.
+    """Decides while the shared counts are unavailable, as `outage` says.
 
-    local: this replica's share of each quota: the limit divided by `replicas`, and at least one request of it. All
-    replicas together then let pass what one limit lets, plus at most one request each.
-    counts: where a replica counts its share; of workers, what they all count in, so that they have one share together.
+    local: this replica's share of each quota: the limit divided by `replicas`, and at least one request. All replicas
+    together then allow one limit, plus at most one request each. counts: where a replica counts its share; shared by
+    its workers, so that they have one share together.
     """
 
     def __init__(self, outage: Outage, counts: EmbeddedLimiter, *, replicas: int, statistics: RemoteStatistics) -> None:
@@ -98,7 +98,7 @@ class OutageLimiter:
         self._shares: dict[tuple[str, int, int], tuple[Quota, Bucket]] = {}
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """Raises Fault where nothing is to be decided."""
+        """Raises Fault if `outage` is `closed`."""
         try:
             taken = await self._decided(buckets, now, take=True)
         except Fault:
@@ -120,7 +120,7 @@ class OutageLimiter:
         raise Fault(Reason.LIMITER_UNAVAILABLE)
 
     def _share(self, bucket: Bucket) -> Bucket:
-        """The quota is the same object for equal buckets, by which the counts find their table at once."""
+        """Equal buckets share one quota object, by which the counts find their table quickly."""
         name = (bucket.quota.name, bucket.limit, bucket.cost)
         known = self._shares.get(name)
         if known is None or known[0] is not bucket.quota:

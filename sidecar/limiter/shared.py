@@ -1,9 +1,9 @@
-"""The limiter of several processes of one machine: the counts of the memory limiter, in memory that they share.
+"""The limiter for several processes on one machine: the counts of the memory limiter, in shared memory.
 
-Measured for a take of one quota on a busy machine: 10 µs here, 1.6 µs in a process's own memory. One process that is
-asked by all over a socket would take 25 µs alone and 0.8 µs in batches of 32, but then no decision could be had without
-a task, which made a whole request of 105 to 125 µs one of 165 to 205. A semaphore would be quicker than the kernel's
-locks, and stay locked when its owner is killed.
+Measured for a take of one quota on a busy machine: 10 µs here, 1.6 µs in a process's own memory. A single process that
+all others query over a socket would take 25 µs alone and 0.8 µs in batches of 32, but every decision would need a task,
+which increased a whole request from 105 to 125 µs to 165 to 205 µs. A semaphore would be faster than the kernel's
+locks, but would stay locked if its owner is killed.
 """
 
 import asyncio
@@ -46,21 +46,24 @@ from sidecar.limiter.slots import MUCH, OF_STRANGERS, Busy, Place, Slots
 from sidecar.limiter.tables import DEFAULT_ENTRIES, SubjectId, is_of_strangers
 
 Numbers = tuple[int, ...]
-"""What is counted, as a slot holds it: start, end and units of a fixed window; stamps of a sliding one; the debt of a
-bucket in two halves, and its microsecond. None is nothing."""
+"""A count as stored in a slot.
+
+Start, end and units of a fixed window; stamps of a sliding one; the debt of a bucket in two halves, and its
+microsecond. None: no count.
+"""
 
 _SECOND: Final = 1_000_000
 _HALF: Final = 62
 _LOW: Final = (1 << _HALF) - 1
 _LOCK_SECONDS: Final = 0.25
-"""After which whoever holds a lock is taken to be stopped: it holds it for microseconds."""
+"""After this time, the owner of a lock is considered stopped: normally it keeps it for microseconds."""
 _NAP_SECONDS: Final = 0.001
 _PLACES: Final = 4096
-"""Remembered of each quota."""
+"""Entries that are cached for each quota."""
 
 
 class _Counts:
-    """Where the counts of one quota are. secret: makes digests that nobody can make collide."""
+    """Where the counts of one quota are. secret: keys the digests, so that nobody can force collisions."""
 
     def __init__(self, quota: Quota, slots: Slots, secret: bytes) -> None:
         self.quota, self._slots, self._secret = quota, slots, secret
@@ -83,14 +86,14 @@ class _Counts:
 
 
 class SharedLimiter:
-    """Counts for all processes that are forked from the one that made it; `MemoryLimiter` says what it promises.
+    """Counts for all processes that are forked from its creator; `MemoryLimiter` describes its guarantees.
 
-    Each take is one section under locks, so it is atomic among all of them. A process that is killed in it has taken
-    or not, of each quota. quotas: those in force, by name; for `top_subjects`.
+    Each take is one section under locks, so it is atomic among all of them. A process that is killed inside has either
+    taken or not, for each quota. quotas: the current ones, by name; for `top_subjects`.
     """
 
     immediate = True
-    """But for the odd moment, see `take`."""
+    """Except for rare moments; see `take`."""
 
     def __init__(self, *, max_entries: int = DEFAULT_ENTRIES) -> None:
         self._slots, self._secret = Slots(max_entries), secrets.token_bytes(32)
@@ -101,7 +104,7 @@ class SharedLimiter:
         return self._slots.held(self._now_us)
 
     _now_us = 0
-    """Of the last look at all."""
+    """The results of the last scan."""
 
     @property
     def max_entries(self) -> int:
@@ -112,9 +115,9 @@ class SharedLimiter:
         return self._slots.evicted()
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """As MemoryLimiter.take. Waits only where another process was put to sleep in the middle of a take.
+        """As MemoryLimiter.take. Waits only if another process was suspended in the middle of a take.
 
-        Raises Fault where that one does not go on.
+        Raises Fault if that process does not continue.
         """
         return self.take_now(buckets, now) or await self._judge_later(buckets, now, take=True)
 
@@ -123,21 +126,21 @@ class SharedLimiter:
         return self.peek_now(buckets, now) or await self._judge_later(buckets, now, take=False)
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken | None:
-        """As `take`; None where it would wait."""
+        """As `take`; None if it would wait."""
         try:
             return self._take_one(buckets[0], now) if len(buckets) == 1 else self._judge(buckets, now, take=True)
         except Busy:
             return None
 
     def peek_now(self, buckets: Sequence[Bucket], now: float) -> Taken | None:
-        """As `peek`; None where it would wait."""
+        """As `peek`; None if it would wait."""
         try:
             return self._judge(buckets, now, take=False)
         except Busy:
             return None
 
     def expire(self, now: float) -> None:
-        """What is past is free by itself; `len` counts as of now."""
+        """Past counts are free by themselves; `len` is as of now."""
         self._now_us = micros(now)
 
     def rows(self, now: float) -> Iterator[Row]:
@@ -149,7 +152,7 @@ class SharedLimiter:
                 yield name, json.dumps(subject), json.dumps(state), expires
 
     def restore(self, rows: Iterable[Row], now: float) -> int:
-        """As MemoryLimiter.restore. Before any other process takes."""
+        """As MemoryLimiter.restore. Call it before any other process takes."""
         quotas: dict[Shape, Quota] = {}
         return sum([self._restore_row(row, quotas, now) for row in rows])
 
@@ -164,7 +167,7 @@ class SharedLimiter:
         return top_subjects(views.values(), most=most, limits=limits)
 
     def _take_one(self, bucket: Bucket, now: float) -> Taken:
-        """As `_judge`, for what nearly every request takes."""
+        """As `_judge`, for the usual case of a single bucket."""
         counts, now_us, slots = self._counts_of(bucket.quota), micros(now), self._slots
         place = counts.places.get(bucket.subject) or counts.place(bucket.subject)
         slots.lock_one(place.lock)
@@ -209,7 +212,7 @@ class SharedLimiter:
         return Taken(states=tuple(states), refused=refused)
 
     async def _judge_later(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
-        """As `_judge`, once the locks are free. Nothing else of this process waits meanwhile."""
+        """As `_judge`, once the locks are free. Does not block this process meanwhile."""
         loop = asyncio.get_running_loop()
         late = loop.time() + _LOCK_SECONDS
         while True:
@@ -236,7 +239,7 @@ class SharedLimiter:
         return counts
 
     def _read(self, now: float) -> Iterator[tuple[Any, list[str], Numbers, int]]:
-        """Shape, subject, numbers and end (microseconds) of all that counts and is whole."""
+        """Shape, subject, numbers and end (microseconds) of all valid, complete counts."""
         for digest, text, numbers, expires in self._slots.entries(micros(now)):
             if text and numbers and _digest(text, self._secret) == digest:
                 shape, subject = json.loads(text)
@@ -258,7 +261,7 @@ class SharedLimiter:
 
 
 EmbeddedLimiter = MemoryLimiter | SharedLimiter
-"""Those that need no other program, and whose counts are saved to the store."""
+"""Limiters that need no other program, and whose counts are saved to the store."""
 
 
 def _flags(counts: _Counts, state: QuotaState) -> int:
@@ -282,12 +285,12 @@ def _numbers(window: Window, counted: Any) -> Numbers:
 
 
 def _counted(window: str, numbers: Numbers) -> Numbers:
-    """As rows have it."""
+    """The count in the form of rows."""
     return numbers if window != Window.BUCKET else (numbers[0] << _HALF | numbers[1], numbers[2])
 
 
 def _settled(bucket: Bucket, held: Numbers, now: float) -> Numbers:
-    """What counts now of what was held."""
+    """The part of a stored count that is still valid now."""
     match bucket.quota.window:
         case Window.FIXED if held:
             window, counts = window_of_count(bucket.quota, (held[0], held[1]), now)
@@ -326,7 +329,7 @@ def _debt(count: Numbers, now: float) -> tuple[int, int]:
 
 
 def _end(bucket: Bucket, count: Numbers) -> int:
-    """The microsecond from which on nothing counts any more."""
+    """The microsecond from which on nothing is valid any more."""
     if not count:
         return 0
     match bucket.quota.window:

@@ -1,10 +1,11 @@
-"""Counts in memory that several processes share: slots of one size, locks that the kernel frees, a journal of one slot.
+"""Counts in memory that several processes share: slots of one size, locks that the kernel releases, a journal of one
+slot.
 
-A process may be killed at any moment. The kernel then frees its locks (fcntl(2)), and whoever locks next finds in the
-journal what the slot held that was being written, and writes it back: a count is as before a take, or as after it.
+A process may be killed at any time. The kernel then releases its locks (fcntl(2)), and the next process to lock finds
+the old content of the slot in the journal, and restores it: a count is as before a take, or as after it.
 
-A subject's digest names a set of 64 slots, and one of them is its own. A set's lock is one of 64, so that processes
-seldom wait for each other. What is counted is a few whole numbers, see `limiter.shared`.
+A subject's digest selects a set of 64 slots, of which the subject uses one. Each set uses one of 64 locks, so that
+processes seldom wait for each other. A count is a few integers; see `limiter.shared`.
 """
 
 import fcntl
@@ -16,16 +17,16 @@ from struct import Struct
 from typing import Final
 
 WAYS: Final = 64
-"""Slots of a set."""
+"""Slots in a set."""
 MOST_NUMBERS: Final = 66
-"""Of one count: 33 stamps of a sliding window, each a time and its units."""
+"""Most numbers of one count: 33 stamps of a sliding window, each a time and its units."""
 MOST_TEXT: Final = 232
-"""Bytes that say what a count is of. Where they do not suffice, it counts all the same, and is forgotten at the end."""
+"""Bytes for the subject of a count. If they are too few, it still counts, but is not saved at the end."""
 
 _FOR_STRANGERS: Final = 6
-"""Slots of a set that keys and tenants never take: a tenth, as in `limiter.tables`."""
+"""Slots of a set that keys and tenants never use: a tenth, as in `limiter.tables`."""
 _ROOM: Final = 48
-"""Counts for which a set is made, so that few sets are full before all are."""
+"""Counts for which a set is sized, so that few sets fill up early."""
 _LOCKS: Final = 64
 _JOURNAL_BYTES: Final = 1024
 _DIGEST_BYTES: Final = 16
@@ -40,23 +41,23 @@ _SET_BYTES: Final = _SLOTS_AT + WAYS * _SLOT_BYTES
 _FIRST_SET: Final = _LOCKS * _JOURNAL_BYTES
 
 OF_STRANGERS: Final = 1
-"""Flag: such counts make room for others of their kind only (see `limiter.tables.EntryBudget`)."""
+"""Flag: such counts only evict others of their kind (see `limiter.tables.EntryBudget`)."""
 MUCH: Final = 2
-"""Flag: at least half of the limit is used, and so it goes last."""
+"""Flag: at least half of the limit is used, so it is evicted last."""
 
 _STRUCTS: Final = tuple(Struct(f"{count}Q") for count in range(MOST_NUMBERS + 1))
 _EXPIRES: Final = Struct(f"{WAYS}Q")
 _TRY: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 _TRIES: Final = 16
-"""Of a lock that is held, some 20 microseconds together: an event loop may not wait any longer."""
+"""Attempts to get a lock, some 20 microseconds in total: an event loop must not wait longer."""
 
 
 class Busy(Exception):
-    """Another process holds a lock, and may have been put to sleep with it. Nothing was changed."""
+    """Another process holds a lock, and may have been suspended with it. Nothing was changed."""
 
 
 class Place:
-    """Where a subject's count is: its digest, the beginning of its set, the lock of that, and the slot it had last."""
+    """Where a subject's count is: its digest, the beginning of its set, the set's lock, and its last slot."""
 
     __slots__ = ("base", "digest", "lock", "slot")
 
@@ -66,15 +67,15 @@ class Place:
 
 
 class Slots:
-    """To be made before the processes are forked that share it. Times are microseconds; those past are free.
+    """Create it before forking the processes that share it. Times are microseconds; slots with past times are free.
 
-    Read and written by one thread of a process, but for `entries` and the numbers about all.
+    Read and written by one thread of a process, except for `entries` and the totals.
     """
 
     def __init__(self, max_entries: int) -> None:
         self.max_entries = max_entries
         self._sets = -(-max_entries // _ROOM)
-        # Memory of its own for nobody's name; two, because closing any descriptor of a file frees a process's locks.
+        # Anonymous memory files; two, because closing any descriptor of a file releases a process's locks.
         self._locks = os.memfd_create("sidecar-locks", os.MFD_CLOEXEC)
         self._memory = mmap.mmap(-1, _FIRST_SET + self._sets * _SET_BYTES)
         self._words = memoryview(self._memory).cast("Q")
@@ -84,7 +85,7 @@ class Slots:
         return Place(digest, _FIRST_SET + number * _SET_BYTES, number % _LOCKS)
 
     def lock(self, numbers: Sequence[int]) -> None:
-        """Lock each, which are in order. Raises Busy, and then none is locked, where another process holds one."""
+        """Lock all of them, which are in order. Raises Busy, with none locked, if another process holds one."""
         for at, number in enumerate(numbers):
             try:
                 self.lock_one(number)
@@ -109,7 +110,7 @@ class Slots:
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, number)
 
     def find(self, place: Place, now_us: int) -> tuple[int, tuple[int, ...]]:
-        """The slot of a locked place, and its numbers; -1 and none where nothing counts."""
+        """The slot of a locked place, and its numbers; -1 and no numbers if there is no valid count."""
         memory, base, slot = self._memory, place.base, place.slot
         digest_at = base + slot * _DIGEST_BYTES
         if memory[digest_at : digest_at + _DIGEST_BYTES] != place.digest:
@@ -124,14 +125,14 @@ class Slots:
         return slot, _STRUCTS[count].unpack_from(memory, start + _NUMBERS_AT)
 
     def write(self, place: Place, slot: int, numbers: Sequence[int], *, expires: int, flags: int) -> None:
-        """Change what a slot of a locked place holds."""
+        """Change the content of a slot of a locked place."""
         words, start = self._words, place.base + _SLOTS_AT + slot * _SLOT_BYTES
         header, count = words[start // 8], len(numbers)
         size = _NUMBERS_AT + max(header & 0xFFFF, count) * 8
         journal = place.lock * _JOURNAL_BYTES
         self._memory[journal + 16 : journal + 16 + size] = self._memory[start : start + size]
         words[journal // 8 + 1] = size
-        words[journal // 8] = start  # From here on until it is nothing again, what was before can be had back.
+        words[journal // 8] = start  # From here until it is reset, the old content can be restored.
         _STRUCTS[count].pack_into(self._memory, start + _NUMBERS_AT, *numbers)
         words[start // 8] = header & ~0xFFFF | count
         words[journal // 8] = 0
@@ -139,14 +140,14 @@ class Slots:
         words[(place.base + _EXPIRES_AT) // 8 + slot] = expires
 
     def write_last(self, place: Place, slot: int, at: int, number: int, *, flags: int) -> None:
-        """Change the last number of a slot, which is at `at`: one store of a word, which is done or not."""
+        """Change the last number of a slot, which is at `at`, with a single store of a word, which is atomic."""
         self._words[(place.base + _SLOTS_AT + slot * _SLOT_BYTES + _NUMBERS_AT) // 8 + at] = number
         self._memory[place.base + _FLAGS_AT + slot] = flags
 
     def enter(
         self, place: Place, now_us: int, numbers: Sequence[int], text: bytes, *, expires: int, flags: int
     ) -> None:
-        """Put a new count into a locked place. Its digest comes last: what was begun only is never found."""
+        """Put a new count into a locked place. Its digest is written last: an incomplete one is never found."""
         slot = self._free(place.base, now_us, flags)
         start, digest_at = place.base + _SLOTS_AT + slot * _SLOT_BYTES, place.base + slot * _DIGEST_BYTES
         self._memory[digest_at : digest_at + _DIGEST_BYTES] = bytes(_DIGEST_BYTES)
@@ -159,19 +160,19 @@ class Slots:
         self._memory[digest_at : digest_at + _DIGEST_BYTES] = place.digest
 
     def entries(self, now_us: int) -> Iterator[tuple[bytes, bytes, tuple[int, ...], int]]:
-        """Digest, text, numbers and end of what counts. For any thread: it locks nothing."""
+        """Digest, text, numbers and end of each valid count. For any thread: it takes no lock."""
         for base in self._bases():
             for slot, expires in enumerate(_EXPIRES.unpack_from(self._memory, base + _EXPIRES_AT)):
                 if expires > now_us:
                     yield self._entry(base, slot, expires)
 
     def held(self, now_us: int) -> int:
-        """How many count."""
+        """How many counts are valid."""
         expires = (_EXPIRES.unpack_from(self._memory, base + _EXPIRES_AT) for base in self._bases())
         return sum(end > now_us for ends in expires for end in ends)
 
     def evicted(self) -> int:
-        """How many counts went to make room, since the start."""
+        """How many counts were evicted since the start."""
         return sum(self._words[(base + _EVICTED_AT) // 8] for base in self._bases())
 
     def _search(self, place: Place) -> int:
@@ -195,7 +196,7 @@ class Slots:
         return digest, held[_TEXT_AT : _TEXT_AT + (header >> 32)], numbers, expires
 
     def _free(self, base: int, now_us: int, flags: int) -> int:
-        """A slot for a new count: what is past, or else what would end first of those of which little is used."""
+        """A slot for a new count: a past one, or the one that ends first among those with little use."""
         expires = _EXPIRES.unpack_from(self._memory, base + _EXPIRES_AT)
         ways = range(WAYS) if flags & OF_STRANGERS else range(_FOR_STRANGERS, WAYS)
         free = next((way for way in ways if expires[way] <= now_us), None)
@@ -207,7 +208,7 @@ class Slots:
         return min(going, key=lambda way: (held[way] & MUCH, expires[way]))
 
     def _try_again(self, number: int) -> None:
-        """For an owner that runs on another core, and gives it back in microseconds. Raises Busy."""
+        """Retry: an owner on another core releases the lock within microseconds. Raises Busy."""
         for _ in range(_TRIES):
             with suppress(OSError):
                 fcntl.lockf(self._locks, _TRY, 1, number)
@@ -215,7 +216,7 @@ class Slots:
         raise Busy
 
     def _write_back(self, journal: int) -> None:
-        """Undo what a process had begun when it was killed. May itself be begun again."""
+        """Undo the unfinished write of a killed process. This can be repeated if interrupted."""
         start, size = self._words[journal // 8], self._words[journal // 8 + 1]
         self._memory[start : start + size] = self._memory[journal + 16 : journal + 16 + size]
         self._words[journal // 8] = 0

@@ -1,4 +1,4 @@
-"""Counts of one quota by subject, as the memory limiter holds them, and the room that all of them share."""
+"""Counts of one quota by subject, for the memory limiter, and the budget that all of them share."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Generic, TypeVar
@@ -22,30 +22,30 @@ from sidecar.core.quotas import (
 )
 
 SubjectId = tuple[str, ...]
-"""Whom a bucket is counted for: `Bucket.subject`."""
+"""The subject of a bucket: `Bucket.subject`."""
 
 Counted = TypeVar("Counted")
 
 DEFAULT_ENTRIES: Final = 100_000
-"""Up to 600 bytes each, while they are saved: 60 MB, which fit beside all else into the 256 MiB of the manifests."""
+"""Up to 600 bytes each, while they are saved: 60 MB, which fit into the 256 MiB of the manifests."""
 
 _DRAINED_AT_ONCE = 4
-"""More than one take can add, so that what was dropped is gone before as much again can be."""
+"""More than one take can add, so that dropped entries are freed before as many new ones appear."""
 _KEPT_FOR_STRANGERS = 10
-"""A tenth of all entries is never taken up by keys and tenants, whose number would leave addresses uncounted."""
+"""A tenth of all entries is reserved for addresses, so that many keys and tenants cannot leave them uncounted."""
 _SPARED_AT_ONCE = 8
-"""Entries that are passed over because much of their quota is used, before one of them goes all the same."""
+"""Entries that are spared because much of their quota is used, before one of them is evicted anyway."""
 _MUCH = 0.5
-"""Of the quota's limit."""
+"""The share of the quota's limit."""
 
 
 def is_of_strangers(quota: Quota) -> bool:
-    """Whether its subjects are as many as clients like: addresses, but of nobody that holds a key."""
+    """Whether clients determine the number of its subjects: addresses of clients without a key."""
     return Subject.KEY not in quota.by and Subject.TENANT not in quota.by
 
 
 def used_of(quota: Quota, counted: Any) -> float:
-    """Units of `quota` that a count stands for; those of a bucket as they were when it was last touched."""
+    """The used units of `quota` in a count; for a bucket, as of its last use."""
     match quota.window:
         case Window.FIXED:
             return float(counted)
@@ -56,11 +56,11 @@ def used_of(quota: Quota, counted: Any) -> float:
 
 
 class EntryBudget:
-    """Entries that all tables may hold together, what they dropped included.
+    """The budget of entries of all tables together, including dropped ones that are not yet freed.
 
-    A dropped dict of a million entries takes a tenth of a second to free; it is emptied a few entries a take instead.
-    Where all is full, counts by address go first: whoever holds a /46 of IPv6 can make more of them than fit into any
-    memory, and must not make others' keys start anew.
+    Freeing a dict of a million entries takes a tenth of a second, so each take removes a few entries instead. If the
+    budget is used up, counts by address are evicted first: the owner of an IPv6 /46 can create more than fit into any
+    memory, and must not reset the counts of others' keys.
     """
 
     def __init__(self, max_entries: int) -> None:
@@ -68,10 +68,10 @@ class EntryBudget:
         self.dropped: list[dict[SubjectId, Any]] = []
         self.max_entries = max_entries
         self.evicted = 0
-        """Entries that still counted, and went to make room."""
+        """Valid entries that were evicted."""
         self._of_keys = max_entries - max(1, max_entries // _KEPT_FOR_STRANGERS)
         self._spare = 0
-        """At least so many are free, for whomever; counted anew when used up."""
+        """At least this many are free, for any subject; recounted when used up."""
 
     def held(self) -> int:
         return sum([len(table) for table in self.tables]) + sum([len(entries) for entries in self.dropped])
@@ -111,9 +111,9 @@ class EntryBudget:
 
 
 class Table(Generic[Counted]):
-    """Counts by subject, in two generations: what is touched moves to the young one, the old one is dropped whole.
+    """Counts by subject, in two generations: used entries move to the young one, the old one is dropped as a whole.
 
-    A generation lasts as long as a count can matter, so nothing that still counts is dropped, and no scan is needed.
+    A generation lasts as long as a count can be valid, so no valid count is dropped, and no scan is needed.
     """
 
     def __init__(self, quota: Quota, room: EntryBudget) -> None:
@@ -124,7 +124,7 @@ class Table(Generic[Counted]):
         self._old: dict[SubjectId, Counted] = {}
         self._since = float("-inf")
         self.lifetime: float = period_seconds(quota)
-        """Seconds after which an untouched count equals none."""
+        """Seconds after which an unused count equals no count."""
         room.tables.append(self)
 
     def __len__(self) -> int:
@@ -135,11 +135,11 @@ class Table(Generic[Counted]):
         raise NotImplementedError
 
     def peek(self, bucket: Bucket, now: float) -> QuotaState:
-        """State as it stands, refused where a take would be."""
+        """The current state, refused if a take would be."""
         raise NotImplementedError
 
     def turn(self, now: float) -> None:
-        """Let go of what is past. A clock put back starts the generation anew."""
+        """Drop past counts. If the clock was set back, the generation starts again."""
         age = now - self._since
         if age < 0:
             self._since = now
@@ -156,7 +156,7 @@ class Table(Generic[Counted]):
         return self._old.get(subject) if found is None else found
 
     def hold(self, subject: SubjectId, counted: Counted | None) -> None:
-        """Set what is counted for one subject; None is nothing."""
+        """Set the count of one subject; None: no count."""
         if subject not in self._young and self._old.pop(subject, None) is None and counted is not None:
             self._room.enter(self)
         if counted is None:
@@ -165,14 +165,14 @@ class Table(Generic[Counted]):
             self._young[subject] = counted
 
     def all_held(self) -> Mapping[SubjectId, Counted]:
-        """A copy, made in two steps that takes in another thread cannot tear; a count moving between may be missing."""
+        """A copy, made in two steps that are safe with takes in another thread; a moving count may be missing."""
         old, young = self._old, self._young
         entries = dict(old)
         entries.update(young)
         return entries
 
     def evict(self) -> None:
-        """Let go of an entry that was not touched lately, rather of one that counts little: who is refused stays so."""
+        """Evict an entry that was not used recently, preferably with a low count: who is refused stays refused."""
         for left in reversed(range(_SPARED_AT_ONCE)):
             if not self._old:
                 self._old = self._young
@@ -190,7 +190,7 @@ class Table(Generic[Counted]):
 
 
 class FixedTable(Table[int]):
-    """Units used in the current window, which is everybody's: its end drops them all."""
+    """Units used in the current window, which is common to all subjects: its end drops all counts."""
 
     def __init__(self, quota: Quota, room: EntryBudget) -> None:
         super().__init__(quota, room)
@@ -246,7 +246,7 @@ class SlidingTable(Table[Stamps]):
 
 
 class BucketTable(Table[Debt]):
-    """Debts, which matter until they have flowed back; longest for the subject with the lowest limit."""
+    """Debts, which are valid until they are refilled; longest for the subject with the lowest limit."""
 
     def take(self, bucket: Bucket, now: float) -> QuotaState:
         debt = self._settled(bucket, now)
@@ -270,7 +270,7 @@ class BucketTable(Table[Debt]):
 
 
 def table_for(quota: Quota, room: EntryBudget, now: float) -> Table[Any]:
-    """An empty table that counts as `quota` says."""
+    """An empty table for the window of `quota`."""
     kinds: dict[Window, type[Table[Any]]] = {
         Window.FIXED: FixedTable,
         Window.SLIDING: SlidingTable,

@@ -16,13 +16,13 @@ Alive = Callable[[], Awaitable[bool]]
 """Returns whether the data path answers."""
 
 Remarks = Callable[[], Sequence[str]]
-"""Returns what an operator should know although the sidecar is ready, as lines of the same form."""
+"""Returns remarks for the operator that do not affect readiness, as lines of the same form."""
 
 Exposition = Callable[[str], tuple[bytes, str]]
 """Takes the Accept header; returns the metrics and their content type. Called in a thread."""
 
 Refresh = Callable[[], Awaitable[None]]
-"""Gathers what `Exposition` is to show."""
+"""Collects what `Exposition` should show."""
 
 _READY_TIMEOUT_SECONDS = 2.0
 _GZIP_LEVEL = 6
@@ -77,8 +77,10 @@ def ops_app(
 def _metrics(
     app: web.Application, exposition: Exposition, refresh: Refresh
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A hundred routes are 6,000 samples, which take tens of milliseconds to write: in a thread of its own, because the
-    loop's own threads look up names, and may all be waiting for a name server."""
+    """A hundred routes are 6,000 samples, which take tens of milliseconds to write:
+
+    in its own thread, because the loop's threads resolve names, and may all be waiting for a name server.
+    """
     thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
 
     async def end_thread(_: web.Application) -> AsyncIterator[None]:
@@ -121,7 +123,7 @@ async def _problems(ready: Ready) -> Sequence[str]:
     except TimeoutError:
         return [f"readiness: no answer within {_READY_TIMEOUT_SECONDS:g} s"]
     except Exception as failure:
-        # A check that fails is a problem. Only its type is shown: a message may hold a secret.
+        # A check that raises is a problem. Only the exception's type is shown: its message may contain a secret.
         return [f"readiness: {type(failure).__name__}"]
 
 

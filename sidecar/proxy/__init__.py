@@ -1,1 +1,4 @@
-"""The data listener: aiohttp in, our own connection pool out."""
+"""The data listener:
+
+client connections, the exchange of a request and its response, and the pool of upstream connections.
+"""

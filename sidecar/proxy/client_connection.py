@@ -1,4 +1,4 @@
-"""A client's connection: one request after the other, and the limits on what a client may take up."""
+"""A client's connection: one request after another, and limits on the resources that a client may use."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -19,14 +19,14 @@ from sidecar.proxy.tunnel import Tunnel
 
 
 class State(IntEnum):
-    """Of a connection."""
+    """The state of a connection."""
 
     NEW = auto()
     WAITING = auto()
-    """For a request, or for the rest of its head."""
+    """Waits for a request, or for the rest of its head."""
     RESPONDING = auto()
     READING_OUT = auto()
-    """The response is sent; the rest of the request's body is read and dropped."""
+    """The response is sent; the rest of the request's body is read and discarded."""
     LINGERING = auto()
     """The last response is sent, and the client gets time to read it."""
     CLOSED = auto()
@@ -42,14 +42,14 @@ STEPS: Mapping[State, frozenset[State]] = {
 }
 """The steps that a connection may take."""
 
-# For each request: in Python 3.11, to find a member in its enumeration takes as long as a call.
+# Used by each request: in Python 3.11, looking up an enum member takes as long as a call.
 _WAITING, _RESPONDING, _LINGERING = State.WAITING, State.RESPONDING, State.LINGERING
 
 
 class ClientConnection(FlowControlled):
-    """The parser says what has come, and the handler responds, in a task for each request.
+    """The parser turns bytes into events, and the handler responds, in one task per request.
 
-    The task is cancelled when the client hangs up.
+    The task is cancelled when the client disconnects.
     """
 
     __slots__ = (
@@ -72,9 +72,9 @@ class ClientConnection(FlowControlled):
         is_probe: bool = False,
         peer: str = "",
     ) -> None:
-        """on_closed: once, at its end. admitted: by `places`, already. is_probe: it is the sidecar's own.
+        """on_closed: called once, at the end. admitted: already counted by `places`. is_probe: it is the sidecar's own.
 
-        peer: the client's address where a proxy has told it; empty for the socket's own.
+        peer: the client's address if a proxy has sent it; empty for the socket's peer.
         """
         super().__init__(batcher, held)
         self._places, self._loop = places, asyncio.get_running_loop()
@@ -84,18 +84,18 @@ class ClientConnection(FlowControlled):
         self._exchange: Exchange | None = None
         self._body: ClientBody | None = None
         self._arrived = b""
-        """What may be a request that is known by its bytes, until the next turn of the loop."""
+        """Bytes that may be a known request, kept until the next turn of the loop."""
         self._producer: Flow | None = None
         self._tunnel: Tunnel | None = None
         self._state = State.NEW
         self._since = self._head_since = self._spoke_at = self._half_closed_since = 0.0
-        """When the state began; when the first byte of an incomplete head came, or 0; when bytes came while lingering;
-        and since when nothing has been sent to a client that ended its side, or 0."""
+        """When the state began; when the first byte of an incomplete head arrived, or 0; when bytes arrived while
+        lingering; since when nothing has been sent to a client that ended its side, or 0."""
         self._sent_half_closed = self._unsent = 0
         self._unsent_since = 0.0
         self.writing_paused = False
         self.untried = True
-        """No request has come yet."""
+        """No request has arrived yet."""
         self.is_probe, self.peer, self.date_line = is_probe, peer, handler.date_line
         self.scheme: Literal["http", "https"] = "http"
 
@@ -105,12 +105,12 @@ class ClientConnection(FlowControlled):
 
     @property
     def entered(self) -> bool:
-        """It has been connected, and releases its place by itself."""
+        """Whether it has been connected; from then on it releases its own place."""
         return self._state is not State.NEW
 
     @property
     def receives_head(self) -> bool:
-        """The first byte of a request has come, and not yet all of its head."""
+        """Whether the first byte of a request has arrived, but not its whole head."""
         return self._head_since > 0 or self._arrived != b""
 
     @property
@@ -119,16 +119,16 @@ class ClientConnection(FlowControlled):
 
     @property
     def exchange(self) -> Exchange | None:
-        """The one under way."""
+        """The current exchange."""
         return self._exchange
 
     @property
     def task(self) -> "asyncio.Task[None] | None":
-        """What responds to the request under way."""
+        """The task that responds to the current request."""
         return self._task
 
     def close_when_idle(self) -> None:
-        """Close now if no request is under way."""
+        """Close now if no request is in progress."""
         if self._state is State.WAITING and not self._arrived:
             self._close()
 
@@ -174,7 +174,7 @@ class ClientConnection(FlowControlled):
             self._batcher.flush()
             reset(self._transport)
 
-    # What the handler does with a request that needs no task.
+    # Called by the handler, for a request without a task.
 
     def begin(self, exchange: Exchange) -> None:
         self._parser.hold()
@@ -192,19 +192,19 @@ class ClientConnection(FlowControlled):
             self._end_response(exchange)
 
     def cut(self) -> None:
-        """End what is under way, so that nobody takes it for finished."""
+        """Abort the current response, so that it cannot be taken for complete."""
         if self._task is not None:
             self._task.cancel()
         self.reset()
 
-    # Callbacks of the transport.
+    # Transport callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         name = transport.get_extra_info("peername")
         self.peer = self.peer or (name[0] if isinstance(name, tuple) else "")
         self.scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=1)  # Hold no more than one piece.
+        self._transport.set_write_buffer_limits(high=1)  # Buffer at most one piece.
         self._admitted = self._admitted or (not self.is_probe and self._places.admit(self.peer))
         if self._admitted or self.is_probe:
             self._step(State.WAITING)
@@ -222,7 +222,7 @@ class ClientConnection(FlowControlled):
         if self._arrived:
             data, self._arrived = self._arrived + data, b""
         elif self._state is _WAITING and len(data) <= self._rules.known_bytes and self._parser.is_empty:
-            # Decided on in the next turn, so that the keys are as they were when all of it had come.
+            # Decided in the next turn of the loop, with the keys as they are once the whole head has arrived.
             self._arrived = data
             self._handler.arrived(self)
             return
@@ -247,7 +247,7 @@ class ClientConnection(FlowControlled):
             self._receive(self._parser.feed(data))
 
     def eof_received(self) -> bool:
-        """True keeps the other direction open, which TLS cannot."""
+        """Returns True to keep the other direction open, which TLS cannot."""
         self.take_arrived()
         plain = self._transport is not None and self._transport.can_write_eof()
         if self._tunnel is not None:
@@ -287,7 +287,7 @@ class ClientConnection(FlowControlled):
         if self._state is State.RESPONDING and self._exchange is None:
             self._receive_next()
 
-    # Below: steps of the above.
+    # Helpers of the methods above.
 
     def _receive(self, events: Iterable[Event]) -> None:
         try:
@@ -305,7 +305,7 @@ class ClientConnection(FlowControlled):
             self.pause_reading()
 
     def _begin_whole(self, data: bytes) -> bool:
-        """Whether `data` was exactly one head. It is begun, or refused."""
+        """Whether `data` was exactly one head. If so, its request is started or refused."""
         try:
             head = self._parser.read_whole(data)
             if head is None:
@@ -358,7 +358,7 @@ class ClientConnection(FlowControlled):
                 self._linger()
             else:
                 self._close()
-        elif not self.writing_paused:  # Otherwise, once the client has read enough.
+        elif not self.writing_paused:  # Otherwise it resumes once the client has read enough.
             self._receive_next()
 
     def _receive_next(self) -> None:
@@ -374,7 +374,7 @@ class ClientConnection(FlowControlled):
             self._close()
 
     def _fail(self, exc: Exception) -> None:
-        """Code of ours raised: nothing is left without a word, neither the client nor the log."""
+        """Our own code raised: end the connection and write to the log."""
         self._handler.failed(exc)
         if self._state is State.WAITING:
             self._refuse(Reason.INTERNAL)
@@ -387,7 +387,7 @@ class ClientConnection(FlowControlled):
         self._linger()
 
     def _break_body(self, reason: Reason) -> None:
-        """The rest of a body is malformed. A request that nobody has begun to respond to is forgotten."""
+        """Handle a malformed rest of a body. A request without a response in progress is dropped."""
         self._parser.close()
         exchange = self._exchange
         if exchange is None or self._task is None:
@@ -401,7 +401,7 @@ class ClientConnection(FlowControlled):
             self._refuse(reason)
 
     def _linger(self) -> None:
-        """Give the client time to read the response: closing while it still sends would reset the connection."""
+        """Give the client time to read the response: closing while it is still sending would reset the connection."""
         has_room = self._places.may_linger
         self._step(State.LINGERING)
         self._parser.close()
@@ -430,7 +430,7 @@ class ClientConnection(FlowControlled):
         exchange.check(now, limits.idle_timeout)
 
     def _is_stuck(self, now: float, patience_seconds: float) -> bool:
-        """Nothing of what waits to be sent has gone for that long."""
+        """Whether none of the pending bytes could be sent for that long."""
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         if unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now

@@ -1,4 +1,4 @@
-"""One request of a client, and the response that it gets."""
+"""One request of a client, and its response."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from sidecar.proxy.response_parser import HeaderList, UpstreamResponse, field_li
 from sidecar.proxy.transport import LAST_CHUNK, framed, framed_whole
 from sidecar.proxy.tunnel import Client, Tunnel, among, offered
 
-# Heads of responses, as bytes.
+# Response heads, as bytes.
 
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -29,13 +29,13 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 def local_response_head(response: Response, *, end: bytes) -> bytes:
-    """The head of a response of the sidecar itself."""
+    """The head of the sidecar's own response."""
     return _local_head(response) + end
 
 
 @lru_cache(maxsize=256)
 def _local_head(response: Response) -> bytes:
-    """Without its end. Error responses are the same again and again."""
+    """The head without its end. Cached, because error responses repeat."""
     lines = [response_start(response.status, _PHRASES.get(response.status, b""), response.headers)]
     if response.status not in _NO_BODY:
         lines.append(b"Content-Length: %d" % len(response.body))
@@ -43,12 +43,12 @@ def _local_head(response: Response) -> bytes:
 
 
 def interim(status: int, reason: bytes, headers: HeaderList) -> bytes:
-    """An interim response of the upstream's."""
+    """An interim response from the upstream."""
     return response_start(status, reason, headers) + b"\r\n\r\n"
 
 
 def upstream_head(response: UpstreamResponse, ours: Headers, *, chunked: bool, end: bytes) -> bytes:
-    """The upstream's head as it sent it; fields of `ours` stand in place of its own of the same names."""
+    """The upstream's head as sent, except that fields of `ours` replace its fields of the same names."""
     headers, start = response.headers, response.start
     if not response.names.isdisjoint(map(bytes.lower, map(_NAME, ours))):
         names = [name.lower() for name, _ in ours]
@@ -82,7 +82,7 @@ def switched(protocol: bytes) -> bytes:
 
 
 _EVENT_ENDS = (b"\n\n", b"\r\r", b"\n\r\n", b"\r\r\n", b"\n\r")
-"""Empty lines, whatever ends the line before them."""
+"""A blank line, with any line ending before it."""
 
 
 class EventStream:
@@ -98,7 +98,7 @@ class EventStream:
         self._write(data)
 
     def end(self) -> bool:
-        """False within an event."""
+        """End the stream. False, without ending it, in the middle of an event."""
         if self._tail and not self._tail.endswith(_EVENT_ENDS):
             return False
         self._response.stop()
@@ -106,7 +106,7 @@ class EventStream:
 
 
 def is_event_stream(response: UpstreamResponse) -> bool:
-    """One that can be seen into, and whose length has not been told."""
+    """Whether it is an event stream that can be read (not compressed) and has no declared length."""
     if response.has_length or b"content-encoding" in response.names:
         return False
     types = [value for name, value in response.headers if name.lower() == b"content-type"]
@@ -116,25 +116,25 @@ def is_event_stream(response: UpstreamResponse) -> bool:
 SWITCHING_PROTOCOLS = 101
 
 SHORT_BODY_BYTES = 65536
-"""An unread body is read to its end up to this length; the connection is closed if it is longer."""
+"""An unread body up to this length is read and discarded; for a longer one, the connection is closed."""
 
 
 class Pending(ABC):
-    """Waits for the upstream's response to a request, in place of a task."""
+    """Waits for the upstream's response to a request, instead of a task."""
 
     __slots__ = ()
 
     @abstractmethod
     def withdraw(self) -> None:
-        """Wait no longer."""
+        """Stop waiting."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
 
 
 class Exchange:
-    """What is known of it while it lasts."""
+    """A request and its response, while they are in progress."""
 
     __slots__ = (
         "_events",
@@ -163,11 +163,11 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(self, client: Client, head: RequestHead, framing: bytes = b"") -> None:
-        """framing: the framing header, as a line with CR LF; empty where there is none."""
+        """framing: the framing header, as a line with CR LF; empty if there is none."""
         self.client, self.head, self.framing = client, head, framing
         self.body: ClientBody | None = None
         self.upgrade = ""
-        """What the client offers to switch to, if that can be passed on."""
+        """The protocols that the client offers to upgrade to, if they can be passed on."""
         self._offers_upgrade = False
         self._tunnel: Tunnel | None = None
         self._events: EventStream | None = None
@@ -179,21 +179,21 @@ class Exchange:
         self.reason: Reason | None = None
         self.cause: UpstreamCause | None = None
         self.gate: Gate | None = None
-        """What decided, where it is forwarded."""
+        """The gate's decision, if the request is forwarded."""
         self.upstream_seconds: float | None = None
         self.forwarding: Forwarding | None = None
-        """Where it was sent to the upstream, and is traced."""
+        """The upstream span, if the request was sent to the upstream and is traced."""
         self.began = self.sent = 0.0
-        """When, by the server's clock; and when to the upstream."""
+        """When the request arrived and when it was sent to the upstream, by the server's clock."""
         self.pending: Pending | None = None
-        """What waits for the upstream's response where no task does."""
+        """Waits for the upstream's response if no task does."""
         self.bytes_out = 0
         self.responded = self.cut = False
         """Whether a response has begun; and whether the sidecar has ended the exchange before it was whole."""
 
     @classmethod
     def of_message(cls, client: Client, message: MessageHead, rules: BodyRules) -> "Exchange":
-        """Of a request whose body is still to come."""
+        """An exchange for a request whose body is still to come."""
         head = RequestHead(
             method=message.method,
             target=message.target,
@@ -213,7 +213,7 @@ class Exchange:
 
     @property
     def is_probe(self) -> bool:
-        """The sidecar asks itself whether it answers."""
+        """Whether this is the sidecar's own health probe."""
         return self.client.is_probe
 
     @property
@@ -223,14 +223,14 @@ class Exchange:
         return self.body.received if self.body is not None else 0
 
     def check(self, now: float, patience_seconds: float) -> None:
-        """End what has taken too long: a body that comes too slowly, a tunnel of which one side is gone."""
+        """Enforce the timeouts: of a body that arrives too slowly, and of a half-closed tunnel."""
         if self.body is not None and self.body.overdue(now):
             self.body.fail(Reason.REQUEST_TIMEOUT)
         elif self._tunnel is not None and self._tunnel.overdue(now, patience_seconds):
             self.client.reset()
 
     def check_body(self, most_bytes: float | None = None) -> None:
-        """Raises Fault where it is known to be too large. most_bytes: in place of the limit for all."""
+        """Raises Fault if the body is known to be too large. most_bytes: overrides the general limit."""
         if self.body is None:
             return
         if most_bytes is not None:
@@ -239,7 +239,7 @@ class Exchange:
             raise Fault(Reason.BODY_TOO_LARGE)
 
     def respond(self, response: Response, reason: Reason | None = None, *, id_header: bytes = b"") -> None:
-        """Send a response of the sidecar itself. reason: of a denial or a fault. id_header: for the request's id."""
+        """Send the sidecar's own response. reason: of a denial or a fault. id_header: for the request id."""
         if self.body is not None:
             self._settle_unread_body(self.body)
         body = response.body if has_body(self.head.method, response.status) else b""
@@ -249,9 +249,9 @@ class Exchange:
         self.client.write_soon(local_response_head(response, end=end), body)
 
     async def send_upstream_response(self, response: UpstreamResponse, ours: Headers, *, id_header: bytes) -> None:
-        """Send the upstream's response, with `ours` added to its head. Raises Fault before any of it is sent.
+        """Send the upstream's response, with `ours` added to its head. Raises Fault only before anything is sent.
 
-        id_header: for the request's id, where the upstream sent none.
+        id_header: for the request id, if the upstream sent none.
         """
         if response.status == SWITCHING_PROTOCOLS:
             await self._switch(response, ours, id_header)
@@ -261,7 +261,7 @@ class Exchange:
             await self._stream(response, chunked)
 
     def begin_upstream_response(self, response: UpstreamResponse, ours: Headers, id_header: bytes) -> bool:
-        """Send its head, and its body where that is complete. Whether the body is chunked."""
+        """Send the head, and the body if it is complete. Returns whether the body is chunked."""
         with_body = has_body(self.head.method, response.status)
         chunked = with_body and response.chunked and self.head.version >= (1, 1)
         if response.early or (with_body and not chunked and not response.has_length):
@@ -280,12 +280,12 @@ class Exchange:
         return chunked
 
     def interim(self, status: int, reason: bytes, headers: HeaderList) -> None:
-        """Pass on an interim response, where the client can take one (RFC 9110 section 15.2)."""
+        """Pass on an interim response, if the client accepts one (RFC 9110 section 15.2)."""
         if self.head.version >= (1, 1) and not self.client.writing_paused:
             self.client.write(interim(status, reason, headers))
 
     def request_head(self, allow: Allow, host: bytes, via: bytes = b"") -> bytes:
-        """What is sent to the upstream before the body. via: our name there. Raises Fault (LOOP_DETECTED)."""
+        """The head for the upstream. via: our name in Via. Raises Fault (LOOP_DETECTED)."""
         target = allow.target.encode("utf-8", "surrogateescape")
         start = b"%b %b HTTP/1.1\r\nHost: %b" % (self.head.method.encode(), target, host)
         headers = allow.headers if self.forwarding is None else propagate(self.forwarding.trace, allow.headers)
@@ -297,7 +297,7 @@ class Exchange:
         return b"\r\n".join(lines) + b"\r\n" + self.framing + b"\r\n"
 
     async def _switch(self, response: UpstreamResponse, ours: Headers, id_header: bytes) -> None:
-        """Become a tunnel, to the protocol that the client offered."""
+        """Become a tunnel, for the protocol that the client offered."""
         if response.upgrade is None or not among(response.upgrade, self.upgrade):
             raise upstream_fault(UpstreamCause.UNEXPECTED_UPGRADE)
         self.status, self.keep_alive = response.status, False
@@ -326,12 +326,12 @@ class Exchange:
             client.set_producer(None)
 
     def reset(self, reason: Reason, cause: UpstreamCause | None = None) -> None:
-        """End a response that has begun and cannot be finished."""
+        """Abort a response that has begun and cannot be completed."""
         self.reason, self.cause, self.keep_alive = reason, cause, False
         self.client.reset()
 
     def end(self, reason: Reason) -> None:
-        """End what its key may not have any longer: in order where that can be told to the client, and only once."""
+        """End an exchange whose key lost its access: cleanly if the protocol allows it, and only once."""
         if self.reason is None and self._end_in_order():
             self.reason = reason
         else:
@@ -373,7 +373,7 @@ class Exchange:
             self.client.write(CONTINUE)
 
     def _settle_unread_body(self, body: ClientBody) -> None:
-        """An unread body is read to its end if it is short and on its way; else the connection ends."""
+        """Read an unread body to its end if it is short and arriving; otherwise close the connection."""
         length = body.length
         if not body.ended and (body.waited_for or length is None or length > SHORT_BODY_BYTES):
             self.keep_alive = False

@@ -1,8 +1,8 @@
-"""The way of one request on the data listener. Read `Handler._respond` first.
+"""How the data listener handles one request. Read `Handler._respond` first.
 
-A request that is known by its bytes goes a shorter way, `respond_now`: no task, no future, one write to the upstream
-and one to the client. Where anything has to be waited for but the response, and where that does not come in one piece,
-a task takes over.
+A known request takes a shorter path, `respond_now`: no task, no future, one write to the upstream and one to the
+client. A task takes over if it must wait for anything except the response, or if the response does not arrive in one
+piece.
 """
 
 import asyncio
@@ -34,9 +34,12 @@ from sidecar.proxy.upstream import Begun, Upstream
 from sidecar.proxy.upstream_connection import ResponseWaiter, UpstreamConnection
 
 _PONG = Response(status=204, headers=(), body=b"")
-"""To `OPTIONS *`, which asks whether the server is there (RFC 9110 section 9.3.7)."""
+"""Responses to `OPTIONS *`, a ping of the server (RFC 9110 section 9.3.7)."""
 _HARMLESS = KNOWN_METHODS - {"CONNECT"}
-"""Methods whose requests end where everybody says. After any other that is refused, nothing more is served."""
+"""Methods whose requests end at the same byte for every parser.
+
+After a refused request with another one, the connection closes.
+"""
 _SHARES_NOTHING = SharingRules()
 _log = logging.getLogger(__name__)
 
@@ -47,11 +50,11 @@ def _nobody(peer: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What decides, words and forwards one request, from its head to its end. A reload swaps it whole.
+    """The parts that decide, word and forward one request, from beginning to end. A reload swaps all of them at once.
 
-    upstreams: those that routes name, by name. trusts: peers that stand for many clients. known: by which requests are
-    known; None for none. id_header: of responses, for the id of the request. sharing: with which origins and caches
-    responses are shared.
+    upstreams: those that routes name, by name. trusts: peers that forward for many clients. known: the memory of known
+    requests, or None. id_header: the response header for the request id. sharing: the origins and caches that may share
+    responses.
     """
 
     gate: Gate
@@ -74,7 +77,7 @@ class Snapshot:
 
 
 class PendingResponse(ResponseWaiter, Pending):
-    """The upstream's response to a request of the shorter way."""
+    """Waits for the upstream's response to a request on the shorter path."""
 
     __slots__ = ("_over", "allow", "connection", "exchange", "handler", "snapshot")
 
@@ -86,7 +89,7 @@ class PendingResponse(ResponseWaiter, Pending):
         allow: Allow,
         connection: UpstreamConnection | None,
     ) -> None:
-        """connection: where it was sent; None where that is for a task to do."""
+        """connection: where it was sent; None if a task must send it."""
         self.handler, self.exchange, self.snapshot, self.allow = handler, exchange, snapshot, allow
         self.connection = connection
         self._over = False
@@ -126,7 +129,6 @@ class PendingDecision(Pending):
         self._task.cancel()
 
     def cancel(self) -> None:
-        """The client is gone."""
         self.withdraw()
         self._handler.finish(self._exchange)
 
@@ -143,16 +145,16 @@ class Handler:
         rate_limited: RateLimitedLog,
     ) -> None:
         self.snapshot = snapshot
-        """For requests that begin now."""
+        """The snapshot for requests that begin now."""
         self._observer, self._clock, self._rate_limited = observer, clock, rate_limited
         self.date_line = DateLine(clock)
         self.closing_when_idle = False
-        """Every response is its connection's last."""
+        """Whether each response is the last of its connection."""
         self._loop = asyncio.get_running_loop()
         self._arrived: list[Client] = []
 
     async def serve(self, exchange: Exchange) -> None:
-        """Respond to one request, whatever happens, and tell the observer. Raises nothing but CancelledError."""
+        """Respond to one request in any case, and report it to the observer. Raises only CancelledError."""
         exchange.began = self._clock.monotonic()
         snapshot = self.snapshot
         if exchange.is_probe:
@@ -162,7 +164,7 @@ class Handler:
         await self._carry_out(exchange, snapshot, self._respond(exchange, snapshot))
 
     def arrived(self, client: Client) -> None:
-        """It has what may be a request that is known by its bytes. `take_arrived` is called in the loop's next turn."""
+        """The connection has bytes that may be a known request. `take_arrived` is called in the loop's next turn."""
         if not self._arrived:
             self._loop.call_soon(self._take_arrived)
         self._arrived.append(client)
@@ -173,7 +175,7 @@ class Handler:
             client.take_arrived()
 
     def respond_now(self, client: Client, data: bytes, head: HeadLimits, bodies: BodyRules) -> bool:
-        """Begin to respond to the request in `data`. False where it has to go the longer way; nothing is begun then."""
+        """Begin to respond to the request in `data`. False if it must take the longer path; then nothing was done."""
         snapshot, began = self.snapshot, self._clock.monotonic()
         if snapshot.known is None or client.is_probe:
             return False
@@ -220,7 +222,7 @@ class Handler:
             self._break_off(exchange, snapshot, exc)
 
     def take_response(self, pending: PendingResponse, response: UpstreamResponse) -> None:
-        """Of the upstream, to a request of the shorter way. What does not come in one piece is a task's."""
+        """Pass on the upstream's response on the shorter path. If it is not in one piece, a task takes over."""
         exchange, snapshot = pending.exchange, pending.snapshot
         if not response.complete or response.status == SWITCHING_PROTOCOLS:
             begun = asyncio.get_running_loop().create_future()
@@ -241,7 +243,7 @@ class Handler:
         self._hand_over(pending, begun)
 
     def finish(self, exchange: Exchange) -> None:
-        """Tell the observer."""
+        """Report to the observer."""
         self._observer.finished(
             exchange.head,
             exchange.decision,
@@ -278,7 +280,7 @@ class Handler:
         return local_response_head(response, end=end) + response.body
 
     def failed(self, exc: Exception) -> None:
-        """Something of ours raised what it should not."""
+        """Our own code raised an unexpected exception."""
         self._observer.internal_error()
         _log_failure(exc)
 
@@ -290,7 +292,7 @@ class Handler:
             await self._forward(exchange, snapshot, decision)
 
     def _respond_to_options(self, exchange: Exchange, snapshot: Snapshot) -> bool:
-        """Respond where it is none that the gate decides on: a ping, and a browser that asks before its request."""
+        """Respond to requests that the gate does not decide: a ping, and a browser's preflight."""
         if exchange.head.target == "*":
             exchange.request_id = snapshot.gate.request_id(exchange.head)
             exchange.respond(_PONG, id_header=snapshot.id_header)
@@ -303,7 +305,7 @@ class Handler:
         return True
 
     def _respond_alone(self, exchange: Exchange, snapshot: Snapshot, decision: Decision) -> bool:
-        """Respond where that takes no upstream."""
+        """Respond without the upstream, where possible."""
         if isinstance(decision, Deny):
             if exchange.head.method not in _HARMLESS and decision.reason is Reason.METHOD_NOT_ALLOWED:
                 exchange.keep_alive = False
@@ -317,7 +319,7 @@ class Handler:
         return False
 
     def _send(self, exchange: Exchange, snapshot: Snapshot, response: Response, reason: Reason | None = None) -> None:
-        """A response of the sidecar itself, which scripts of other origins may read where the upstream's may be."""
+        """Send the sidecar's own response, which scripts of other origins may read if they may read the upstream's."""
         if snapshot.sharing.tells_browsers:
             route = exchange.decision.route if exchange.decision is not None else None
             response = snapshot.sharing.decorated(response, route, exchange.head.headers)
@@ -353,23 +355,23 @@ class Handler:
         exchange.client.begin(exchange)
 
     def _hand_over(self, pending: PendingResponse, begun: "asyncio.Future[UpstreamResponse] | None") -> None:
-        """To a task. begun: what gets the response, where the request has been sent."""
+        """Hand over to a task. begun: receives the response, if the request has been sent."""
         pending.exchange.client.carry_on(partial(self._carry_on, pending, begun))
 
     async def _carry_on(self, pending: PendingResponse, begun: "asyncio.Future[UpstreamResponse] | None") -> None:
         exchange, snapshot = pending.exchange, pending.snapshot
-        exchange.pending = None  # Not before: a task that is cancelled before its first step does nothing.
+        exchange.pending = None  # Not earlier: a task that is cancelled before its first step does nothing.
         sent = None if pending.connection is None or begun is None else (pending.connection, begun)
         await self._carry_out(exchange, snapshot, self._forward(exchange, snapshot, pending.allow, sent))
 
     def _end(self, exchange: Exchange) -> None:
-        """Of the shorter way."""
+        """End an exchange on the shorter path."""
         exchange.pending = None
         self.finish(exchange)
         exchange.client.end(exchange)
 
     def _break_off(self, exchange: Exchange, snapshot: Snapshot, exc: Exception) -> None:
-        """Code of ours raised on the shorter way."""
+        """Our own code raised on the shorter path."""
         self._give_up(exchange, snapshot, Reason.INTERNAL)
         self.failed(exc)
         if exchange.pending is not None:
@@ -379,7 +381,7 @@ class Handler:
     def _client_headers(
         self, exchange: Exchange, snapshot: Snapshot, allow: Allow, response: UpstreamResponse
     ) -> Headers:
-        """What the client is told beside the upstream's own headers, or in place of some of them."""
+        """Headers for the client that are added to the upstream's, or replace some of them."""
         fields = snapshot.responses.client_headers(allow.principal, allow.quota_states, self._clock.seconds())
         upstream = snapshot.upstream_for(allow.route) if snapshot.upstreams else snapshot.upstream
         if name := upstream.via:
@@ -393,14 +395,14 @@ class Handler:
         return (*fields, *sharing.fields(request, response.names, response.headers, key_in_query=in_query))
 
     def _upstream_head(self, exchange: Exchange, upstream: Upstream, allow: Allow) -> bytes:
-        """Made once, but for a request that is sent again."""
+        """Made only once, except for a request that is sent again."""
         if not exchange.sent:
             exchange.sent = self._clock.monotonic()
             exchange.forwarding = self._observer.forwarding(exchange.head, upstream.name)
         return exchange.request_head(allow, upstream.host_for(allow.host), upstream.via)
 
     async def _forward(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, begun: Begun | None = None) -> None:
-        """begun: where the request has been sent."""
+        """begun: set if the request has been sent."""
         upstream, rules = snapshot.upstream_for(allow.route), allow.route.policy.forward
         exchange.gate = snapshot.gate
         try:
@@ -421,7 +423,7 @@ class Handler:
                 await exchange.send_upstream_response(response, fields, id_header=snapshot.id_header)
             finally:
                 response.close()
-        except Fault as fault:  # Only before any of the response is sent.
+        except Fault as fault:  # Only before anything of the response is sent.
             self._respond_fault(exchange, snapshot, allow, fault)
 
     def _respond_fault(self, exchange: Exchange, snapshot: Snapshot, allow: Allow, fault: Fault) -> None:
@@ -440,7 +442,7 @@ class Handler:
 
 
 def _log_failure(exc: Exception) -> None:
-    """Where it happened and what kind it is; its message could hold the request's bytes."""
+    """Log the place and type of the exception, not its message, which could contain bytes of the request."""
     trace = exc.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

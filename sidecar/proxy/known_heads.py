@@ -1,12 +1,12 @@
-"""Heads that are known by their bytes: what a line of one means is worked out once, and looked up from then on.
+"""Request heads that are recognised by their bytes: the meaning of a line is worked out once, and looked up afterwards.
 
-Clients send the same lines again and again, most of them all lines but the first. This is a shorter way to what the
-parser and the gate find out. It takes requests of the usual kinds only, and leaves all others to them, above all what
-is malformed or ambiguous: they alone say what is right, and the same bytes on both ways give the same decisions and the
-same bytes.
+Clients repeat the same lines; most repeat all lines except the first. This is a shorter path to the results of the
+parser and the gate. It takes only requests of usual kinds and leaves all others to them, above all malformed or
+ambiguous ones: they alone define what is correct, and the same bytes on both paths give the same decisions and the same
+bytes.
 
-A memory of requests belongs to one gate, so that a reload forgets everything. No line is learnt that may hold a key:
-the line of the credential is cut out before the others are looked up, and nothing of it is kept.
+A memory of requests belongs to one gate, so a reload forgets everything. A line that may contain a key is never learnt:
+the credential's line is cut out before the others are looked up, and nothing of it is kept.
 """
 
 import re
@@ -29,21 +29,21 @@ from sidecar.http.requests import CONTENT_LENGTH, ONCE, REQUEST_LINE
 
 _Pairs = list[tuple[bytes, bytes]]
 _Fresh = list[tuple[Memory[Any], bytes | int, Any]]
-"""What is to be learnt once the whole request has proved to be of a usual kind."""
+"""Lines to learn once the whole request has turned out to be of a usual kind."""
 
 _LONGEST: Final = 256
-"""Bytes of a line that is learnt."""
+"""Most bytes of a line that is learnt."""
 _MOST: Final = 2048
-"""Lines of a generation. With the longest lines, all memories of a gate together take 11 MiB."""
+"""Lines in a generation. With the longest lines, all memories of a gate together take 11 MiB."""
 
 _LONGEST_BLOCK: Final = 1024
-"""Bytes of header lines that are learnt together."""
+"""Most bytes of header lines that are learnt together."""
 _MOST_BLOCKS: Final = 512
 
-# What a line is to the request. From _HOST on there may be one of each.
+# The role of a line in the request. From _HOST on, each may occur once.
 _PLAIN, _DROPPED, _HIDING, _WAY, _HOST, _CREDENTIAL, _LENGTH, _REQUEST_ID, _ONCE = range(9)
 _BY_VALUE, _NO_NAME = -1, -2
-"""What a name alone does not tell, and what is none."""
+"""Roles that the name alone does not determine, and the one for an invalid name."""
 _ONCE_ROLES: Final = {name: _ONCE + at for at, name in enumerate(sorted(ONCE))}
 
 
@@ -56,10 +56,10 @@ class _Line(Struct, frozen=True, gc=False):
 
 
 class _Block(Struct, frozen=True, gc=False):
-    """All header lines of a head together, but for the credential's.
+    """All header lines of a head except the credential's.
 
-    count: of the lines. kept: pairs that pass on. hiding: pairs that may hide a copy of the credential. ways: values in
-    which trusted proxies tell the way that it came. length: of the body, in bytes. framing: the framing header.
+    count: of the lines. kept: pairs to forward. hiding: pairs that may hide a copy of the credential. ways: values with
+    which trusted proxies describe the path of the request. length: of the body, in bytes. framing: the framing header.
     """
 
     count: int
@@ -74,8 +74,7 @@ class _Block(Struct, frozen=True, gc=False):
 
 
 class _Target(Struct, frozen=True, gc=False):
-    """raw: the request-target as it came. upstream: as it is sent. hiding: the query, where it may hide a copy of the
-    credential."""
+    """raw: the request-target as received. upstream: as sent on. hiding: a query that may hide a copy of the key."""
 
     method: str
     raw: str
@@ -85,7 +84,7 @@ class _Target(Struct, frozen=True, gc=False):
 
 
 class KnownRequest(Struct, frozen=True, gc=False):
-    """framing: the framing header, as a line with CR LF; empty where there is none. body: all of it."""
+    """framing: the framing header, as a line with CR LF; empty if there is none. body: the whole body."""
 
     head: RequestHead
     understood: Understood
@@ -102,7 +101,7 @@ class KnownRequests:
         self._lines = _Lines(gate, trusted=False)
         self._lines_of_proxies = _Lines(gate, trusted=True)
         self._signs_of_key = re.compile(_signs_of_key(gate))
-        # Where the credential passes on, it keeps its place among the other lines.
+        # If the credential is forwarded, it keeps its position among the other lines.
         usual = None if gate.injection.forward_credential else gate.credentials.usual_line()
         self._credential = None if usual is None else usual.search
         self._judges_queries = any(source.kind == "query" for source in gate.config.keys.sources)
@@ -114,7 +113,7 @@ class KnownRequests:
     def read(
         self, data: bytes, peer: str, scheme: Literal["http", "https"], *, most_lines: int, most_bytes: int | None
     ) -> KnownRequest | None:
-        """The request, where `data` is exactly one of a usual kind. most_bytes: of its body."""
+        """The request, if `data` is exactly one request of a usual kind. most_bytes: limit of its body."""
         start, end = data.find(b"\r\n"), data.find(b"\r\n\r\n")
         if not 0 <= start < end:
             return None
@@ -161,7 +160,7 @@ class KnownRequests:
         return target
 
     def _read_target(self, text: bytes) -> _Target | None:
-        """Of the origin form, with a path that has one reading, and no query that is to be searched for a key."""
+        """The target, if it is in origin form, has one reading, and no query that must be searched for a key."""
         gate, found = self._gate, REQUEST_LINE.fullmatch(text)
         if found is None or found[3] != b"1" or not text.isascii() or found[2] == b"*":
             return None
@@ -187,14 +186,14 @@ class KnownRequests:
 
 
 def _is_too_large(body: bytes, match: Match | None, most_bytes: float | None) -> bool:
-    """most_bytes: where the route has no limit of its own."""
+    """most_bytes: the limit if the route has none of its own."""
     own = None if match is None else match.route.policy.forward.body_bytes
     most = most_bytes if own is None else own
     return most is not None and len(body) > most
 
 
 def _is_hidden(secret: bytes, block: _Block, target: _Target) -> bool:
-    """Whether a copy of the credential, written in another way, stands elsewhere in the request."""
+    """Whether another spelling of the credential occurs elsewhere in the request."""
     if not block.hiding and not target.hiding:
         return False
     copies = Copies(secret.decode())
@@ -204,7 +203,7 @@ def _is_hidden(secret: bytes, block: _Block, target: _Target) -> bool:
 
 
 class _Lines:
-    """Header lines under one gate. trusted: whether they are of peers that tell of the way before them."""
+    """Header lines under one gate. trusted: whether they come from trusted proxies."""
 
     def __init__(self, gate: Gate, *, trusted: bool) -> None:
         keys = gate.config.keys
@@ -212,9 +211,9 @@ class _Lines:
         self._memory: Memory[_Line] = Memory(_MOST)
         self._blocks: Memory[_Block] = Memory(_MOST_BLOCKS)
         self._unlearnt = False
-        """Whether a line of the block that is read is never learnt."""
+        """Whether the current block has a line that is never learnt."""
         self._signs = re.compile((_signs_of_key(gate) + b"|" + BASIC_SIGN + b"|" + ADMIN_COOKIE.encode()).lower())
-        """Of a key, of a copy of one that is not written as it is, of a cookie that is withheld; in lower case."""
+        """Signs of a key, of another spelling of one, and of a withheld cookie; in lower case."""
         self._names: Memory[tuple[bytes, int]] = Memory(_MOST_NAMES)
         self._id_field = gate.config.identity.request_id.lower().encode()
         self._sources = frozenset(name.encode() for name in gate.credentials.header_names)
@@ -226,13 +225,13 @@ class _Lines:
         return len(self._memory) + len(self._blocks)
 
     def block(self, text: bytes, fresh: _Fresh, most_lines: int) -> _Block | None:
-        """What these lines are together, each after a CR LF: fewer than `most_lines`, and all of a usual kind."""
+        """The meaning of these lines, each after a CR LF. None unless they are fewer than `most_lines` and usual."""
         block = self._blocks.young.get(text) or self._blocks.recall(text)
         if block is not None:
             return block if block.count < most_lines else None
         self._unlearnt = False
         block = self._read_block(text, fresh, most_lines)
-        # Of lines that are known each by itself, so that no flood of others gets here.
+        # Only from lines that are already known one by one, so that a flood of new lines is not learnt.
         if block is not None and not fresh and not self._unlearnt and len(text) <= _LONGEST_BLOCK:
             fresh.append((self._blocks, text, block))
         return block
@@ -258,7 +257,7 @@ class _Lines:
         )
 
     def _read(self, texts: list[bytes], fresh: _Fresh) -> tuple[_Pairs, _Pairs, dict[int, _Line], list[_Line]] | None:
-        """All pairs, those that pass on, the lines that there is one of, and those to be searched or believed."""
+        """All pairs, pairs to forward, lines that occur once, pairs to search, and values of trusted proxies."""
         known = self._memory.young
         pairs: _Pairs = []
         kept: _Pairs = []
@@ -348,10 +347,10 @@ class _Lines:
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _OF_VALUES: Final = bytes(code for code in range(256) if code == 9 or 32 <= code != 127)
-"""What a field's value may hold (RFC 9110 section 5.5), as HEADER_LINE has it."""
+"""The characters of a field value (RFC 9110 section 5.5), as in HEADER_LINE."""
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"content_length", b"transfer_encoding"})
 _VALUED: Final = _UNUSUAL | {b"content-length", b"connection", b"host"}
-"""Headers whose values decide."""
+"""Headers whose role depends on their value."""
 _NOT_LEARNT: Final = frozenset(
     {
         b"authorization", b"cookie", b"proxy-authorization",
@@ -359,9 +358,9 @@ _NOT_LEARNT: Final = frozenset(
         b"x-b3-traceid", b"x-cloud-trace-context", b"x-correlation-id", b"x-request-id", b"idempotency-key",
     }
 )  # fmt: skip
-"""Headers that may hold a secret, and those that are another one each time."""
+"""Headers that may contain a secret, and headers whose value changes each time."""
 _LONGEST_NAME: Final = 48
-"""Shorter than a key is, which a client may take for a header's name."""
+"""Shorter than a key: a client may put a key in place of a header name."""
 _MOST_NAMES: Final = 1024
 
 
@@ -374,5 +373,5 @@ def _host(pair: tuple[bytes, bytes]) -> _Line | None:
 
 
 def _signs_of_key(gate: Gate) -> bytes:
-    """What a line that is learnt must not hold, because it stays in memory. An escape may hide a key."""
+    """What a learnt line must not contain, because it stays in memory. An escape may hide a key."""
     return b"|".join([b"%", *(re.escape(prefix.encode()) for prefix in key_prefixes(gate.config) if prefix)])

@@ -1,6 +1,6 @@
-"""Responses that are known by their bytes: what a head of one means is worked out once, and looked up from then on.
+"""Responses that are recognised by their bytes: the meaning of a head is worked out once, and looked up afterwards.
 
-As `known_heads` does for requests: this takes responses of the usual kinds only, and leaves all others to the parser.
+Like `known_heads` for requests: takes only responses of usual kinds, and leaves all others to the parser.
 """
 
 import re
@@ -14,12 +14,12 @@ from sidecar.http.requests import CONTENT_LENGTH, HEADER_LINE
 from sidecar.proxy.response_parser import MAX_HEAD_BYTES, HeaderList, UpstreamResponse, response_start
 
 _LONGEST: Final = 256
-"""Bytes of a line that is learnt."""
+"""Most bytes of a line that is learnt."""
 _LONGEST_HEAD: Final = 1024
 _MOST_HEADS: Final = 256
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) ([\t\x20-\x7e\x80-\xff]*)")
 _UNUSUAL_STATUSES: Final = frozenset({204, 304})
-"""Those without a body (RFC 9110 section 6.4.1)."""
+"""Statuses without a body (RFC 9110 section 6.4.1)."""
 _MOST_LINES: Final = 1024
 _HARMLESS: Final = frozenset(
     {
@@ -29,11 +29,11 @@ _HARMLESS: Final = frozenset(
         b"x-content-type-options", b"x-frame-options", b"x-powered-by",
     }
 )  # fmt: skip
-"""Headers that hold no secret, and so may stay in memory."""
+"""Headers that contain no secret, and so may stay in memory."""
 
 
 class _Line(Struct, frozen=True, gc=False):
-    """length: of a Content-Length, else -1."""
+    """length: the Content-Length, or -1."""
 
     pair: tuple[bytes, bytes]
     lower: bytes
@@ -62,7 +62,7 @@ class KnownResponses:
         self._heads: Memory[_Head] = Memory(_MOST_HEADS)
 
     def read(self, data: bytes) -> UpstreamResponse | None:
-        """The response to another method than HEAD, where `data` is exactly one that is whole, of a told length."""
+        """The response to any method but HEAD, if `data` is exactly one complete response with a Content-Length."""
         end = data.find(b"\r\n\r\n")
         if not 0 <= end <= MAX_HEAD_BYTES - 4:
             return None
@@ -77,7 +77,7 @@ class KnownResponses:
         return response
 
     def _head(self, text: bytes) -> _Head | None:
-        """Learnt once all of its lines are."""
+        """The head; learnt once all of its lines are."""
         first, *texts = text.split(b"\r\n")
         status = self._status_lines.young.get(first) or self._status(first)
         if status is None:
@@ -115,7 +115,7 @@ class KnownResponses:
         known = self._lines.recall(text)
         if known is None:
             found = HEADER_LINE.fullmatch(text)
-            # Of white space at a line's end the parser keeps tabs.
+            # The parser keeps tabs at the end of a line.
             known = None if found is None or text.endswith(b"\t") else _line_of(found[1], found[2])
             if known is not None and known.lower in _HARMLESS and len(text) <= _LONGEST:
                 self._lines.learn(text, known)

@@ -1,4 +1,4 @@
-"""Binding, and ending without resetting those who have just come."""
+"""Binds listeners, and closes them without resetting connections that were just accepted."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from sidecar.proxy.handler import Handler
 from sidecar.proxy.request_body import ClientRules
 from sidecar.proxy.transport import HeldBytes, WriteBatcher, reset_socket
 
-# The open connections: made, checked once a second, and closed.
+# The open connections: created, checked once a second, and closed.
 
 
 _CHECK_SECONDS = 1.0
@@ -23,7 +23,7 @@ _CHECKS_IN_A_TIMEOUT = 5
 
 
 class Connections:
-    """Called for each connection that is accepted; gives its protocol."""
+    """Called for each accepted connection; returns its protocol."""
 
     def __init__(self, places: Places, handler: Handler, rules: ClientRules, held: HeldBytes) -> None:
         self.places, self.held = places, held
@@ -55,17 +55,17 @@ class Connections:
         return iter(list(self._open))
 
     def reconfigure(self, rules: ClientRules) -> None:
-        """Rules for connections from here on."""
+        """Set the rules for new connections."""
         self._rules = rules
 
     def discard(self, connection: ClientConnection) -> None:
-        """It has ended, or never began."""
+        """Remove a connection that has ended, or never began."""
         self._open.discard(connection)
         if not self._open and self._all_closed is not None and not self._all_closed.done():
             self._all_closed.set_result(None)
 
     async def wait_closed(self, within_seconds: float) -> None:
-        """Wait until none is open, but not longer than that."""
+        """Wait until none is open, up to the timeout."""
         if self._open:
             self._all_closed = self._loop.create_future()
             await asyncio.wait([self._all_closed], timeout=within_seconds)
@@ -88,7 +88,7 @@ class Connections:
         return min(_CHECK_SECONDS, min(timeouts) / _CHECKS_IN_A_TIMEOUT)
 
     def _check(self) -> None:
-        """Goes on whatever one of the connections raises."""
+        """Check all connections, even if one of them raises."""
         now = self._loop.time()
         self._timer = self._loop.call_later(self._check_seconds(), self._check) if self._open else None
         for connection in list(self._open):
@@ -103,10 +103,10 @@ class Connections:
 
 
 class PlainListener:
-    """Clients without TLS, accepted by the event loop: quickly, where descriptors are plenty."""
+    """Clients without TLS, accepted by the event loop itself: fast, if there are enough descriptors."""
 
     timeout_seconds = 0.0
-    """Of the handshake, which there is none of."""
+    """Stands for the handshake timeout of the other listener."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -114,7 +114,7 @@ class PlainListener:
         self._bound: list[asyncio.Server] = []
 
     async def start(self, addresses: Sequence[Address], *, backlog: int, bind: Bind = bound) -> tuple[Address, ...]:
-        """Bind; gives where. Raises BindError."""
+        """Bind, and return the addresses. Raises BindError."""
         sockets, places = bind(addresses, backlog)
         for listening in sockets:
             serve = self._loop.create_unix_server if listening.family == socket.AF_UNIX else self._loop.create_server
@@ -122,7 +122,7 @@ class PlainListener:
         return places
 
     async def close(self, patience_seconds: float) -> None:
-        """Take no more connections; those that have been made by then are there when this returns."""
+        """Accept no more connections; those already established are registered when this returns."""
         servers, self._bound = self._bound, []
         listening = [each for server in servers for each in server.sockets]
         held = [socket.socket(fileno=os.dup(each.fileno())) for each in listening]
@@ -130,34 +130,37 @@ class PlainListener:
             server.close()
         coming = [self._loop.connect_accepted_socket(self._connections, accepted) for accepted in waiting(held)]
         await asyncio.gather(*coming, return_exceptions=True)
-        await asyncio.sleep(0)  # What the loop accepted in this very turn gets to know of it in the next.
+        await asyncio.sleep(0)  # Connections that the loop accepted in this turn are set up in the next.
 
 
-# The header of the PROXY protocol.
+# The PROXY protocol header.
 
 
 _MOST_AT_ONCE = 4096
 
 
 class ProxyHeaders:
-    """Reads from a new connection the header that a proxy sends ahead of its client's bytes, and nothing after it.
+    """Reads the header that a proxy sends at the start of a connection, and nothing after it.
 
-    trusts: whether a peer is a proxy that is to send one. on_refused: gets the peer of a connection that is reset, and
-    why; also without a header in time.
+    trusts: whether a peer is a proxy that must send one. on_refused: receives the peer of a connection that is reset,
+    and why; also if the header does not arrive in time.
     """
 
     def __init__(self, *, trusts: Callable[[str], bool], on_refused: Callable[[str, str], None]) -> None:
         self._trusts, self._on_refused, self._loop = trusts, on_refused, asyncio.get_running_loop()
 
     def expects(self, accepted: socket.socket, peer: str) -> bool:
-        """Whether `accepted` is to begin with a header; else it is reset. A Unix socket guards itself, by its mode."""
+        """Whether `accepted` must begin with a header; otherwise it is reset.
+
+        A Unix socket is protected by its mode.
+        """
         if accepted.family == socket.AF_UNIX or self._trusts(peer):
             return True
         self._refuse(accepted, peer, "the peer is not in trusted_proxies")
         return False
 
     async def client_of(self, accepted: socket.socket, peer: str, *, within_seconds: float) -> str | None:
-        """The client's address, or `peer` where the header tells none. None: the connection has been ended."""
+        """The client's address, or `peer` if the header has none. None: the connection has been closed."""
         try:
             async with asyncio.timeout(within_seconds):
                 header = await self._read(accepted)
@@ -177,9 +180,9 @@ class ProxyHeaders:
         return None
 
     async def _read(self, accepted: socket.socket) -> ProxyHeader | None:
-        """What follows the header is left to the kernel: it may be the beginning of a TLS handshake.
+        """Bytes after the header stay in the kernel: they may be the beginning of a TLS handshake.
 
-        None: the peer has closed without a byte, as a health check does.
+        None: the peer closed without sending a byte, as a health check does.
         """
         received, header = b"", None
         while header is None or len(received) < header.size:
@@ -207,15 +210,15 @@ class ProxyHeaders:
         self._on_refused(peer, why)
 
 
-# Clients that are counted as soon as they are accepted: those that speak TLS, until their handshake is over, with the
-# certificate of the moment; those behind a proxy that tells their addresses; and all, where there are few descriptors.
+# Clients that are counted as soon as they are accepted: those with TLS, until their handshake is over (with the current
+# certificate); those behind a proxy that sends their addresses; and all, if there are few descriptors.
 
 
 class CountingListener:
-    """context: gives the one for the next handshake, where an event loop's listener has one for good. None: no TLS.
+    """context: returns that of the next handshake, which a listener of the event loop cannot change. None: no TLS.
 
-    Handshakes that fail, or take longer than `timeout_seconds`, end without a word. on_exhausted: as of Acceptor.
-    headers: None where no proxy sends any.
+    Handshakes that fail, or take longer than `timeout_seconds`, are dropped silently. on_exhausted: as in Acceptor.
+    headers: None if no proxy sends any.
     """
 
     def __init__(
@@ -234,11 +237,11 @@ class CountingListener:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, addresses: Sequence[Address], *, backlog: int, bind: Bind = bound) -> tuple[Address, ...]:
-        """Bind; gives where. Raises BindError."""
+        """Bind, and return the addresses. Raises BindError."""
         return self._acceptor.start(addresses, backlog=backlog, bind=bind)
 
     async def close(self, patience_seconds: float) -> None:
-        """Take no more connections; handshakes that are not over in time are given up."""
+        """Accept no more connections; handshakes that do not finish in time are dropped."""
         for accepted in waiting(self._acceptor.stop()):
             accepted.setblocking(False)
             self._meet(accepted, peer_of(accepted))
@@ -259,7 +262,7 @@ class CountingListener:
             self._run(self._introduce(self._headers, accepted, peer))
 
     async def _introduce(self, headers: ProxyHeaders, accepted: socket.socket, peer: str) -> None:
-        """Until the header has come, the place is the proxy's; then it is the client's."""
+        """Until the header arrives, the place counts for the proxy; afterwards for the client."""
         try:
             client = await headers.client_of(accepted, peer, within_seconds=self.timeout_seconds)
         finally:

@@ -1,4 +1,4 @@
-"""The connections to the upstream: bounded in number, kept while idle, given out newest first."""
+"""The connections to the upstream: limited in number, kept while idle, handed out newest first."""
 
 import asyncio
 import ssl
@@ -14,24 +14,24 @@ from sidecar.proxy.transport import HeldBytes, WriteBatcher, cause_of
 from sidecar.proxy.upstream_connection import UpstreamConnection
 
 MAX_QUEUE = 10_000
-"""Requests that may wait for a connection at a time."""
+"""Most requests that may wait for a connection at a time."""
 
 
 LEND_SECONDS = 0.1
-"""How often, while requests wait, it is seen which connections wait for nothing but their clients."""
+"""While requests wait, how often to look for connections that wait only for their clients."""
 
 _AGE_SPREAD = 0.2
-"""Connections that were opened together retire one after the other, within this share of their greatest age."""
+"""Connections that were opened together retire one after another, within this share of their maximum age."""
 _GOLDEN_RATIO = 0.618034
-"""Its multiples, modulo 1, lie evenly between 0 and 1 however many there are."""
+"""Its multiples, modulo 1, are spread evenly between 0 and 1, however many there are."""
 
 
 class Pool:
-    """Connections that wait for their clients do not count while others are needed: the slow cannot take all places.
+    """Connections that wait for clients do not count while others are needed: slow clients cannot take all places.
 
-    tls: the context of connections to a TLS upstream; by default what the settings say, which raises OSError.
-    most_lent: how many do not count, at most, because each is a descriptor of the process; None is no limit.
-    held: shared with the listener, where there is one.
+    tls: the context of connections to a TLS upstream; by default made from the settings, which raises OSError.
+    most_lent: at most this many do not count, because each takes a descriptor of the process; None is no limit. held:
+    shared with the listener, if there is one.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Pool:
         self._closed = False
 
     def idle(self) -> UpstreamConnection | None:
-        """The connection that was used last, if one waits to be used."""
+        """The most recently used idle connection, if there is one."""
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
@@ -72,7 +72,7 @@ class Pool:
         return self.idle() or await self.fresh()
 
     async def fresh(self) -> UpstreamConnection:
-        """A new connection or, where there can be no more, one that another request has just finished with."""
+        """A new connection or, if the limit is reached, one that another request has just released."""
         if not self._has_room():
             handed_on = await self._wait()
             if handed_on is not None:
@@ -86,7 +86,7 @@ class Pool:
             self._offer_room()
 
     def release(self, connection: UpstreamConnection) -> None:
-        """An exchange is over and the connection can carry another."""
+        """Take back a connection whose exchange is over and which can carry another."""
         if self._lent:
             self._lent.discard(connection)
         now = self._loop.time()
@@ -100,7 +100,7 @@ class Pool:
                 self._sweep_at(connection.fresh_until)
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """A connection has ended."""
+        """Remove a connection that has ended."""
         self._all.discard(connection)
         self._lent.discard(connection)
         if connection in self._idle:
@@ -108,13 +108,13 @@ class Pool:
         self._offer_room()
 
     def close_when_idle(self) -> None:
-        """Keep no connection that nobody uses."""
+        """Close idle connections, and keep none from now on."""
         self._closed = True
         while self._idle:
             self._idle.popleft().abort()
 
     def close(self) -> None:
-        """End every connection, those in use too."""
+        """Close every connection, including those in use."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -124,7 +124,7 @@ class Pool:
             connection.abort()
 
     async def _connect(self) -> UpstreamConnection:
-        """The name is looked up each time, so that a changed address is followed."""
+        """Connect. The name is resolved each time, so that a changed address takes effect."""
         settings = self._settings
         try:
             async with asyncio.timeout(settings.connect_timeout):
@@ -140,7 +140,7 @@ class Pool:
         return connection
 
     def _next_age(self) -> float:
-        """Seconds that the next connection takes requests for. A name is looked up for its successor only."""
+        """For how many seconds the next connection takes requests. Only its successor resolves the name again."""
         self._opened += 1
         most = self._settings.max_connection_age
         return inf if most is None else most * (1 - _AGE_SPREAD * (self._opened * _GOLDEN_RATIO % 1))
@@ -168,7 +168,7 @@ class Pool:
         )
 
     async def _wait(self) -> UpstreamConnection | None:
-        """A connection that became free, or None and the right to open one."""
+        """A connection that became free, or None with the right to open one."""
         if len(self._queue) >= MAX_QUEUE:
             raise Fault(Reason.UPSTREAM_BUSY)
         turn: asyncio.Future[UpstreamConnection | None] = self._loop.create_future()
@@ -185,7 +185,7 @@ class Pool:
             timer.cancel()
 
     def _pass_on(self, turn: "asyncio.Future[UpstreamConnection | None]") -> None:
-        """A turn came to a request that is gone."""
+        """Pass the turn of a request that is gone to the next one."""
         if not turn.done() or turn.cancelled() or turn.exception() is not None:
             return
         connection = turn.result()
@@ -211,8 +211,8 @@ class Pool:
             self._connecting += 1
 
     def _lend(self) -> None:
-        """Give the places of connections that were found waiting for their clients twice."""
-        self._lender = self._loop.call_later(LEND_SECONDS, self._lend)  # First: a round that fails is not the last.
+        """Lend the places of connections that were found waiting for their clients twice in a row."""
+        self._lender = self._loop.call_later(LEND_SECONDS, self._lend)  # First, so that a failed round is not the last.
         held = {connection for connection in self._all if connection.held_by_client}
         self._lent, self._held = set(islice(held & self._held, self.most_lent)), held
         while self._queue and self._has_room():

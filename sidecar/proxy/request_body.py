@@ -1,4 +1,4 @@
-"""The client's body, as it comes in: kept until it is read, and held back while nobody reads it."""
+"""The client's body as it arrives: kept until it is read, and paused while it is not being read."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from sidecar.proxy.transport import UNREAD_BYTES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyRules:
-    """How large a body may be, and how slow.
+    """How large and how slow a body may be.
 
-    rate: bytes a second, on average over `window_seconds` of waiting for the client; 0 for no floor.
+    rate: least bytes a second, on average over `window_seconds` of waiting for the client; 0 for no minimum.
     loop_time: the event loop's own time, in seconds.
     """
 
@@ -28,16 +28,16 @@ class BodyRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRules:
-    """What a client may take up.
+    """Limits on the resources of a client.
 
-    linger_seconds: how long it may still send after a response that ends the connection. quiet_seconds: the same, while
-    nothing comes.
+    linger_seconds: how long it may keep sending after a response that ends the connection. quiet_seconds: the same,
+    while nothing arrives.
     """
 
     limits: Limits
     head: HeadLimits
     known_bytes: int
-    """A request that is not longer keeps every limit on bytes."""
+    """A request up to this length is within every limit on bytes."""
     bodies: BodyRules
     linger_seconds: float
     quiet_seconds: float
@@ -46,8 +46,8 @@ class ClientRules:
 class ClientBody:
     """One request's body.
 
-    source: what is held back. length: as announced; None where it is chunked. go_ahead: asks the client to send it
-    (`100 Continue`), before the first read; None where the client does not wait.
+    source: what is paused. length: as declared; None if it is chunked. go_ahead: asks the client to send it (`100
+    Continue`), before the first read; None if the client does not wait.
     """
 
     __slots__ = (
@@ -61,11 +61,11 @@ class ClientBody:
         self._source, self._rules, self._go_ahead = source, rules, go_ahead
         self.length = length
         self.limit: float | None = rules.limit
-        """How long it may be, in bytes; None is no limit."""
+        """The largest length, in bytes; None is no limit."""
         self.received = 0
-        """Bytes that have been read."""
+        """Bytes read so far."""
         self.ended = False
-        """All of it has come."""
+        """Whether all of it has arrived."""
         self._pieces: list[bytes] = []
         self._unread = 0
         self._paused = self._dropped = False
@@ -76,7 +76,7 @@ class ClientBody:
 
     @classmethod
     def whole(cls, source: Flow, rules: BodyRules, data: bytes) -> "ClientBody":
-        """One that has come already, and is not too long."""
+        """A body that has already arrived, and is not too long."""
         body = cls(source, rules, length=len(data), go_ahead=None)
         body.limit = None
         body.feed(data)
@@ -85,27 +85,27 @@ class ClientBody:
 
     @property
     def chunked(self) -> bool:
-        """How it is framed; if not so, the head gives its length."""
+        """Whether it is chunked; otherwise the head gives its length."""
         return self.length is None
 
     @property
     def waited_for(self) -> bool:
-        """The client waits to be told to send it."""
+        """Whether the client waits for `100 Continue`."""
         return self._go_ahead is not None
 
     @property
     def too_large(self) -> bool:
-        """Past the limit by what is announced, or by what has come."""
+        """Whether the declared or the received length exceeds the limit."""
         limit = self.limit
         return limit is not None and (self.length or self.received + self._unread) > limit
 
     def overdue(self, now: float) -> bool:
-        """The client is waited for, and has been too slow for too long."""
+        """Whether the client has been too slow for too long while it was waited for."""
         since = self._waiting_since
         return since is not None and self._rules.rate > 0 and now - since > self._credit_seconds
 
     def at_hand(self) -> bytes | None:
-        """All of it, if all of it has arrived; may be called once."""
+        """The whole body, if it has arrived; may be called once."""
         return self._take() if self.ended and not self.too_large else None
 
     async def read(self) -> bytes:
@@ -127,11 +127,11 @@ class ClientBody:
         return data
 
     def drop(self) -> None:
-        """Nobody reads it any longer: what comes is forgotten."""
+        """Stop reading: discard whatever still arrives."""
         self._dropped = True
         self._take()
 
-    # What the connection does.
+    # Called by the connection.
 
     def feed(self, data: bytes) -> None:
         if self._dropped:
@@ -148,7 +148,7 @@ class ClientBody:
         self._wake()
 
     def fail(self, reason: Reason = Reason.BAD_REQUEST) -> None:
-        """Whoever reads it gets BrokenBody."""
+        """Make the reader get BrokenBody."""
         self._failure = BrokenBody(reason)
         self._wake()
 
@@ -174,7 +174,7 @@ class ClientBody:
         return data
 
     def _account(self, size: int, waited_seconds: float) -> None:
-        """Each byte buys time to wait, each wait spends it; a window's worth at most is kept."""
+        """Each byte earns waiting time, each wait spends it; at most one window of time is saved."""
         rules = self._rules
         if rules.rate:
             credit = self._credit_seconds - waited_seconds + size / rules.rate

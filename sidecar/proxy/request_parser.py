@@ -1,7 +1,7 @@
-"""The requests of a client's connection, one at a time, out of its bytes. No I/O.
+"""Parses the bytes of a client's connection into requests, one at a time. No I/O.
 
-What follows a request waits until the response to it is sent, so a good request is served whatever follows it. A parser
-that reads ahead (llhttp's) refuses both.
+Bytes after a request wait until its response is sent, so a valid request is served whatever follows it. A parser that
+reads ahead (llhttp) would refuse both.
 """
 
 import re
@@ -12,27 +12,27 @@ from typing import Final
 from sidecar.core.errors import Reason
 from sidecar.http.requests import HeadLimits, MessageHead, empty_lines, find_end, read_head
 
-# The chunked transfer coding (RFC 9112 §7.1). Strict: each line has one reading, so that nobody before or behind sees
+# The chunked transfer coding (RFC 9112 §7.1). Strict: each line has one reading, so that no proxy or server sees
 # another end of the body.
 
 
 MOST_EXTRA_BYTES: Final = 16 * 1024
-"""Of extensions, and of trailers, that a message may have: they carry nothing, and are not counted as a body."""
+"""Most bytes of extensions, and of trailers, in a message: they carry nothing, and do not count as body."""
 MOST_TRAILERS: Final = 100
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})((?:;%b(?:=(?:%b|%b))?)*+)\r\n" % (_TOKEN, _TOKEN, _QUOTED))
 _TRAILERS: Final = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
 _PLAIN_SIZE: Final = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,7})\r\n")
-"""Of most chunks but the last."""
+"""The usual form of every chunk except the last."""
 _SIZE_BYTES: Final = 16
 _MANY_CHUNKS: Final = 256
-"""In one read: of a body in such small chunks, less is to be read at a time, because each of them takes its time."""
+"""In one read. A body in such small chunks should be read in smaller pieces, because each chunk takes time."""
 _CRLF: Final = b"\r\n"
 
 
 class BrokenBody(Exception):
-    """The client's body cannot be read to its end, or is not wanted: malformed, too large, too slow."""
+    """The client's body cannot be read to its end, or is refused: malformed, too large or too slow."""
 
     def __init__(self, reason: Reason = Reason.BAD_REQUEST) -> None:
         super().__init__(reason.value)
@@ -46,16 +46,16 @@ class ChunkReader:
 
     def __init__(self) -> None:
         self._line = b""
-        """The beginning of a line, or of the trailers."""
+        """An incomplete line, or incomplete trailers."""
         self._left = 0
-        """Bytes that are still to come of a chunk, with its CR LF."""
+        """Bytes of a chunk that are still to come, including its CR LF."""
         self._extra = 0
         self._in_trailers = False
         self.in_small_pieces = False
-        """Many chunks came at once."""
+        """Whether many chunks arrived at once."""
 
     def feed(self, data: bytes) -> tuple[bytes, int | None]:
-        """What `data` holds of the body, and how many of its bytes belong to the body if it ends in them.
+        """The body's data in `data`, and, if the body ends there, how many bytes of `data` belong to it.
 
         Raises BrokenBody.
         """
@@ -121,7 +121,7 @@ class ChunkReader:
 
 
 def _read_whole_chunks(data: bytes, at: int, pieces: list[bytes]) -> int:
-    """Of usual form, from `at` on. Where the last of them ends."""
+    """Read chunks of the usual form, from `at` on. Returns where the last one ends."""
     while (size := _PLAIN_SIZE.match(data, at)) is not None:
         begin = size.end()
         end = begin + int(size[1], 16)
@@ -157,17 +157,17 @@ class Phase(Enum):
     BODY = auto()
     CHUNKS = auto()
     RESPONSE = auto()
-    """`next_request`: bytes of further requests are kept until then."""
+    """`next_request`; bytes of further requests are kept until then."""
     CLOSED = auto()
-    """Nothing: all bytes are dropped."""
+    """Nothing: all bytes are discarded."""
 
 
-# For each request: in Python 3.11, to find a member in its enumeration takes as long as a call.
+# Used by each request: in Python 3.11, looking up an enum member takes as long as a call.
 _HEAD, _RESPONSE = Phase.HEAD, Phase.RESPONSE
 
 
 class RequestParser:
-    """`feed` gives the events of one request; after its END nothing more, until `next_request`."""
+    """`feed` returns the events of one request, and nothing after its END until `next_request`."""
 
     __slots__ = ("_body_bytes", "_chunks", "_limits", "_phase", "_received", "_searched")
 
@@ -176,33 +176,33 @@ class RequestParser:
         self._phase = Phase.HEAD
         self._received = bytearray()
         self._searched = 0
-        """How many bytes of `_received` have been searched for the end of a head."""
+        """How many bytes of `_received` were already searched for the end of a head."""
         self._body_bytes = 0
         """Bytes of the body that are still to come."""
         self._chunks: ChunkReader | None = None
 
     @property
     def in_head(self) -> bool:
-        """The first byte of a head has come, and not its end."""
+        """Whether the first byte of a head has arrived, but not its end."""
         return self._phase is Phase.HEAD and bool(self._received.strip(b"\r\n"))
 
     @property
     def in_small_pieces(self) -> bool:
-        """The body comes in many small chunks."""
+        """Whether the body arrives in many small chunks."""
         return self._chunks is not None and self._chunks.in_small_pieces
 
     @property
     def holds_more(self) -> bool:
-        """Bytes have come after the request."""
+        """Whether bytes have arrived after the request."""
         return bool(self._received)
 
     @property
     def is_full(self) -> bool:
-        """More bytes wait for the response than a head may have."""
+        """Whether more bytes than the longest head are waiting for the response."""
         return self._phase is Phase.RESPONSE and len(self._received) > self._limits.head_bytes
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Raises MalformedHead, and BrokenBody for a body that is malformed; nothing more may be fed after that."""
+        """Raises MalformedHead, and BrokenBody for a malformed body; nothing may be fed after that."""
         match self._phase:
             case Phase.CLOSED:
                 return
@@ -216,17 +216,17 @@ class RequestParser:
 
     @property
     def is_empty(self) -> bool:
-        """It waits for a head, and nothing of it has come."""
+        """Whether it waits for a head of which nothing has arrived."""
         return self._phase is _HEAD and not self._received
 
     def hold(self) -> None:
-        """A request has come by another way: keep what follows until `next_request`."""
+        """A request was read in another way: keep what follows until `next_request`."""
         self._phase = _RESPONSE
 
     def read_whole(self, data: bytes) -> MessageHead | None:
-        """The head, where `data` is exactly one and nothing came before it; its body follows. Raises MalformedHead.
+        """The head, if `data` is exactly one head and nothing came before it; its body follows. Raises MalformedHead.
 
-        It is what most reads are. None: to be fed.
+        Most reads are of this kind. None: call `feed` instead.
         """
         if self._received or self._phase is not Phase.HEAD:
             return None
@@ -240,18 +240,18 @@ class RequestParser:
         return head
 
     def next_request(self) -> Iterator[Event]:
-        """The response is sent: the events of what has come meanwhile. Raises as `feed` does."""
+        """The response is sent: return the events of the bytes that arrived meanwhile. Raises as `feed` does."""
         self._phase = _HEAD
         return self._read() if self._received else _NOTHING
 
     def close(self) -> None:
-        """Drop all bytes from here on."""
+        """Discard all bytes from now on."""
         self._phase = Phase.CLOSED
         self._received.clear()
         self._chunks = None
 
     def rest(self) -> bytes:
-        """What came after the request: the beginning of another protocol. All that follows is dropped."""
+        """The bytes after the request: the beginning of another protocol. All later bytes are discarded."""
         rest = bytes(self._received)
         self.close()
         return rest

@@ -1,4 +1,4 @@
-"""How an upstream's answers are read: bytes in, one answer at a time out. No I/O."""
+"""Parses the bytes of an upstream's connection into responses, one at a time. No I/O."""
 
 import re
 from asyncio import AbstractEventLoop, Future
@@ -10,12 +10,12 @@ from httptools import HttpParserError, HttpParserInvalidStatusError, HttpParserU
 from sidecar.core.errors import Fault, UpstreamCause
 from sidecar.core.headers import HOP_BY_HOP
 
-# An upstream's answer: its head, and its body as it comes in.
+# An upstream's response: its head, and its body as it arrives.
 
 
 HeaderList = list[tuple[bytes, bytes]]
 Informational = Callable[[int, bytes, HeaderList], None]
-"""Told of an interim answer: status, reason phrase, end-to-end headers."""
+"""Called for an interim response: status, reason phrase, end-to-end headers."""
 
 
 def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
@@ -24,12 +24,12 @@ def field_lines(fields: Iterable[tuple[bytes, bytes]]) -> Iterable[bytes]:
 
 
 def response_start(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A response's head as we write it, up to the last of `headers`, without that line's end."""
+    """A response's head as we write it, up to the last of `headers`, without the end of that line."""
     return b"\r\n".join([b"HTTP/1.1 %d %b" % (status, reason), *field_lines(headers)])
 
 
 class Flow(Protocol):
-    """Something that can be held back."""
+    """Something that can be paused."""
 
     def pause_reading(self) -> None: ...
 
@@ -37,7 +37,7 @@ class Flow(Protocol):
 
 
 class Source(Flow, Protocol):
-    """The connection that a response comes from, which stands above it (a Protocol, so that no import goes up)."""
+    """The connection that a response comes from, which is above it (a Protocol, so that no import goes up)."""
 
     def send(self, data: bytes) -> None: ...
 
@@ -49,11 +49,11 @@ class Source(Flow, Protocol):
 
 
 class UpstreamResponse:
-    """The head of an answer, and its body as it comes in. Only end-to-end headers, exactly as sent.
+    """The head of a response, and its body as it arrives. Only end-to-end headers, exactly as sent.
 
     names: those of `headers`, in lower case. complete: the whole body is here.
-    early: the request was not wholly sent when the answer began.
-    chunked, sized: how the upstream delimits the body; neither, and it ends with the connection.
+    early: the response began before the request was completely sent. chunked, sized: how the upstream delimits the
+    body; if neither, it ends with the connection.
     """
 
     __slots__ = (
@@ -66,15 +66,15 @@ class UpstreamResponse:
     ) -> None:
         self.status, self.reason, self.headers, self.names = status, reason, headers, names
         self.start = b""
-        """`response_start` of it, where that is known."""
+        """Its `response_start`, if known."""
         self.chunked = self.has_length = self.complete = self.early = False
         self.version = "1.1"
-        """Of HTTP, as the upstream speaks it."""
+        """The HTTP version of the upstream."""
         self.upgrade: bytes | None = None
-        """Of a 101: the protocol that the upstream has switched to."""
+        """For a 101: the protocol that the upstream has switched to."""
         self.source: Source | None = None
         self.on_gone: Callable[[], None] | None = None
-        """Told of the end of a switched connection."""
+        """Called at the end of an upgraded connection."""
         self._loop = loop
         self._pieces: list[bytes] = []
         self._write: Callable[[bytes], None] | None = None
@@ -83,11 +83,11 @@ class UpstreamResponse:
 
     @property
     def flowing(self) -> bool:
-        """Someone takes the body as it comes in."""
+        """Whether the body is consumed as it arrives."""
         return self._write is not None
 
     def pause_reading(self) -> None:
-        """Whoever takes the body cannot take more now."""
+        """The consumer of the body cannot take more now."""
         if self.source is not None and not self.complete:
             self.source.pause_reading()
 
@@ -96,12 +96,12 @@ class UpstreamResponse:
             self.source.resume_reading()
 
     def take(self) -> bytes:
-        """What is here of the body."""
+        """The part of the body that has arrived."""
         pieces, self._pieces = self._pieces, []
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def stream_to(self, write: Callable[[bytes], None]) -> None:
-        """Hand the body to `write`, each piece as it comes in. Raises Fault where the answer breaks off."""
+        """Pass the body to `write`, each piece as it arrives. Raises Fault if the response is cut off."""
         if here := self.take():
             write(here)
         if self._failure is not None:
@@ -112,31 +112,31 @@ class UpstreamResponse:
             await self._done
 
     def stop(self) -> None:
-        """Nobody takes the rest: `stream_to` returns, as if this were all."""
+        """Ignore the rest: `stream_to` returns as if the body were complete."""
         self._write = _drop
         self.end()
 
     def close(self) -> None:
-        """The answer is not wanted any longer. What is still under way is broken off."""
+        """The response is no longer wanted: abort what is still in progress."""
         if self.source is not None:
             self.source.release(self)
 
-    # After a 101: the way back to the upstream.
+    # After a 101: the direction to the upstream.
 
     def send(self, data: bytes) -> None:
         if self.source is not None:
             self.source.send(data)
 
     def send_eof(self) -> bool:
-        """Nothing more is sent. False where that cannot be told without closing."""
+        """End our side. False if that is impossible without closing."""
         return self.source is not None and self.source.send_eof()
 
     def set_producer(self, producer: Flow | None) -> None:
-        """Where what is sent comes from: it pauses while the upstream does not take more."""
+        """Set the source of what is sent: it pauses while the upstream does not accept more."""
         if self.source is not None:
             self.source.set_producer(producer)
 
-    # What the connection tells.
+    # Called by the connection.
 
     def feed(self, data: bytes) -> None:
         if self._write is not None:
@@ -160,20 +160,20 @@ def _drop(_: bytes) -> None:
 
 
 MAX_HEAD_BYTES = 65536
-"""Head of an answer; also what may stand between two pieces of a chunked body, and after the last one."""
+"""Most bytes of a head; also of what may be between two pieces of a chunked body, and after the last one."""
 _MANY_PIECES = 256
-"""In one read: of a body in such small chunks, less is read at a time, because each of them takes its time."""
+"""In one read. A body in such small chunks is read in smaller pieces, because each chunk takes time."""
 
 _READ = HOP_BY_HOP | {b"content-length"}
 _BODILESS = frozenset({204, 304})
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""In a reason phrase the parser takes most of them (RFC 9112 section 4)."""
+"""Controls that are not allowed in a reason phrase; the parser accepts most of them (RFC 9112 section 4)."""
 _UNNAMEABLE = frozenset({b"content-length", b"close", b"keep-alive"})
-"""Connection options that name no field to remove; framing cannot be named away."""
+"""Connection options that do not name a field to remove; framing fields cannot be removed that way."""
 
 
 class InvalidResponse(Exception):
-    """What the upstream sent is no answer to what it was asked."""
+    """The upstream sent something that is not a response to the request."""
 
     def __init__(self, cause: UpstreamCause) -> None:
         super().__init__(cause)
@@ -181,12 +181,11 @@ class InvalidResponse(Exception):
 
 
 class ResponseParser:
-    """Reads the answers of one connection, strictly (RFC 9112); `expect` before each.
+    """Parses the responses of one connection, strictly (RFC 9112); call `expect` before each.
 
-    answer: the final head, once it is here. complete: its body, too. surplus: bytes came after that.
-    in_small_pieces: the body comes in many small chunks.
-    bodiless: it told of a body that no such answer has. keep_alive: the connection can carry another exchange.
-    switched: after a 101, everything is the answer's body.
+    answer: the final head, once it has arrived. complete: so has its body. surplus: bytes came after that.
+    in_small_pieces: the body arrives in many small chunks. bodiless: it declared a body that such a response never has.
+    keep_alive: the connection can carry another exchange. switched: after a 101, all bytes are the response's body.
     """
 
     __slots__ = (
@@ -207,18 +206,18 @@ class ResponseParser:
         self._chunked = self._interim = self.upgraded = False
         self._length: int | None = None
         self._left = 0
-        """Bytes to come of a body whose length was told."""
+        """Bytes that are still to come of a body with a Content-Length."""
         self._pieces: list[bytes] = []
-        """Of the body, in what is being read."""
+        """Pieces of the body in the current read."""
         self._between = 0
-        """Bytes since the last of these: of chunks' sizes and extensions, and of trailers."""
+        """Bytes since the last piece: of chunk sizes and extensions, and of trailers."""
         self.in_small_pieces = False
         self._upgrade: bytes | None = None
         self._cause: UpstreamCause | None = None
-        """Of what a callback raised: the parser tells only that one did."""
+        """The exception of a callback: the parser only reports that one was raised."""
 
     def expect(self, method: str, *, upgrade: bool = False, informational: Informational | None = None) -> None:
-        """An answer to a request with `method` comes next; `upgrade`: a 101 is welcome."""
+        """The next response is for a request with `method`; `upgrade`: a 101 is allowed."""
         if self._parser is None:
             self._parser = HttpResponseParser(self)
         self._left = self._between = 0
@@ -230,7 +229,7 @@ class ResponseParser:
         self._begin()
 
     def feed(self, data: bytes) -> None:
-        """Raises InvalidResponse; not for what follows a complete answer, which sets `excess_data`."""
+        """Raises InvalidResponse, except for bytes after a complete response, which set `excess_data`."""
         if self.response is not None and (self.upgraded or self._left > 0):
             self._pass(self.response, data)
             return
@@ -256,7 +255,7 @@ class ResponseParser:
             raise InvalidResponse(UpstreamCause.BAD_CHUNK)
 
     def end_of_input(self) -> bool:
-        """The upstream sends no more. Whether that completes the answer; only one that nothing else delimits."""
+        """The upstream ended its side. Whether that completes the response: only if nothing else delimits it."""
         response = self.response
         if response is not None and not self.complete and not response.has_length and not response.chunked:
             self._end(response)
@@ -266,7 +265,7 @@ class ResponseParser:
         """Break the cycle between the parser and its callbacks."""
         self._parser = None
 
-    # Callbacks of the parser.
+    # Parser callbacks.
 
     def on_message_begin(self) -> None:
         if self.complete:
@@ -293,7 +292,7 @@ class ResponseParser:
         if self._head_bytes > MAX_HEAD_BYTES and self._header_bytes() > MAX_HEAD_BYTES:
             raise self._invalid(UpstreamCause.HEAD_TOO_LARGE)
         if (status == 204 or self._interim) and self._length is not None:
-            self._named |= {b"content-length"}  # RFC 9110 section 8.6: neither a 204 nor a 1xx has one; a 304 may.
+            self._named |= {b"content-length"}  # RFC 9110 section 8.6: a 204 or 1xx must not have one; a 304 may.
         if self._named:
             self._headers = [pair for pair in self._headers if pair[0].lower() not in self._named]
             self._names -= self._named
@@ -308,12 +307,12 @@ class ResponseParser:
         if status == 101:
             response.upgrade = self._upgrade
         elif self._method == "HEAD":
-            # The parser cannot be told that no body follows an answer to HEAD: this message is its last.
-            self.unexpected_body = self._tells_of_body()
+            # The parser cannot know that a response to HEAD has no body: this message is its last.
+            self.unexpected_body = self._declares_body()
             self._end(response)
             self._parser = None
         elif status in _BODILESS:
-            self.unexpected_body = self._tells_of_body()
+            self.unexpected_body = self._declares_body()
 
     def on_body(self, data: bytes) -> None:
         if self.complete or self.response is None:
@@ -341,7 +340,7 @@ class ResponseParser:
         self._upgrade = None
 
     def _pass(self, response: UpstreamResponse, data: bytes) -> None:
-        """Hand on what needs no parsing: the rest of a body whose length was told, or whatever a tunnel carries."""
+        """Pass on bytes that need no parsing: the rest of a body with a Content-Length, or the bytes of a tunnel."""
         if self.upgraded:
             response.feed(data)
             return
@@ -354,7 +353,7 @@ class ResponseParser:
             self._end(response)
 
     def _hand_on_pieces(self) -> None:
-        """Together: a write for each of thousands of small chunks would take the loop's time."""
+        """Pass pieces on together: a write for each of thousands of small chunks would block the loop."""
         if not self._pieces or self.response is None:
             return
         pieces, self._pieces = self._pieces, []
@@ -374,7 +373,7 @@ class ResponseParser:
             self._length = int(value)
             self._headers.append((name, b"%d" % self._length))  # `0200` could be an octal number to the client.
         elif lower == b"transfer-encoding":
-            # Another coding would have to be undone to be delimited anew; none is in use.
+            # Any other coding would have to be decoded to reframe the body; none is in use.
             if self._chunked or value.strip(b" \t").lower() != b"chunked":
                 raise self._invalid(UpstreamCause.TRANSFER_CODING)
             self._chunked = True
@@ -384,7 +383,7 @@ class ResponseParser:
             self._upgrade = value
 
     def _check(self, status: int, parser: HttpResponseParser) -> str:
-        """The version. HTTP/1.0 has no chunks, and only with a Connection field does it keep the connection."""
+        """Check the version. HTTP/1.0 has no chunks, and keeps the connection only with a Connection field."""
         self.keep_alive = parser.should_keep_alive()
         if status < 100 or _CONTROL.search(self._reason) is not None:
             raise self._invalid(UpstreamCause.BAD_STATUS)
@@ -405,7 +404,7 @@ class ResponseParser:
         framed = self._chunked or self._length is not None
         return self._upgrade_asked and bool(parser.should_upgrade()) and not framed
 
-    def _tells_of_body(self) -> bool:
+    def _declares_body(self) -> bool:
         return self._chunked or bool(self._length)
 
     def _header_bytes(self) -> int:
@@ -423,7 +422,7 @@ class ResponseParser:
         return InvalidResponse(cause)
 
     def _cause_of(self, error: HttpParserError) -> UpstreamCause:
-        """By what was read before it; llhttp names the field or the part that it stumbled over."""
+        """The cause, from what was read before it; llhttp names the field or the part that it rejected."""
         words = str(error)
         if self.response is not None:
             return UpstreamCause.BAD_CHUNK

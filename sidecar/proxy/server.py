@@ -1,4 +1,4 @@
-"""The data listener: starts, drains, and ends streams whose keys may not have them any longer."""
+"""The data listener: starts, drains, and ends streams whose keys have lost their access."""
 
 import asyncio
 import socket
@@ -28,13 +28,13 @@ _PROBE_SECONDS = 1.0
 
 
 class DataServer:
-    """To be made where its loop runs. `addresses` are those that it is bound to.
+    """Create it inside the running loop. `addresses` are those that it is bound to.
 
-    snapshot: for requests that begin now. tls: the context of the next handshake; None for none. proxy_protocol:
-    connections begin with a header of it, and come from proxies that `snapshot` trusts. body_window_seconds: what a
-    body's speed is averaged over. first_request_seconds: how long, while draining, a new connection may take to send
-    its first request. few_files: a burst of connections could take every descriptor. held: shared with
-    the upstream.
+    snapshot: for requests that begin now. tls: the context of the next handshake; None for no TLS. proxy_protocol:
+    connections begin with its header, and come from proxies that `snapshot` trusts. body_window_seconds: the period
+    over which a body's speed is averaged. first_request_seconds: how long, while draining, a new connection may take to
+    send its first request. few_files: a burst of connections could use up all descriptors. held: shared with the
+    upstream.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DataServer:
         self.addresses = await self._listener.start(addresses, backlog=_BACKLOG, bind=bind)
 
     def reconfigure(self, snapshot: Snapshot) -> None:
-        """Serve requests that begin from here on by `snapshot`. Open connections keep their limits."""
+        """Use `snapshot` for requests that begin from now on. Open connections keep their limits."""
         old, limits = self._handler.snapshot.every_upstream, snapshot.limits
         self._handler.snapshot = snapshot
         for upstream in old:
@@ -103,7 +103,7 @@ class DataServer:
         self._listener.timeout_seconds = limits.head_timeout
 
     async def answers(self) -> bool:
-        """Whether the data path answers a question of the sidecar's own, on a connection that no client can have."""
+        """Whether the data path responds to the sidecar's own probe, on a connection that no client can have."""
         ours, its = socket.socketpair()
         ours.setblocking(False)
         its.setblocking(False)
@@ -143,7 +143,7 @@ class DataServer:
         )
 
     def close_when_idle(self) -> None:
-        """Every response is its connection's last from here on."""
+        """From now on, close each connection after its current response."""
         self._handler.closing_when_idle = True
 
     def keep_open(self) -> None:
@@ -151,7 +151,7 @@ class DataServer:
         self._handler.closing_when_idle = False
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Accept no more connections, finish what has begun within `grace_seconds`, and reset the rest.
+        """Accept no more connections, let running requests finish within `grace_seconds`, and reset the rest.
 
         A request has begun with the first byte of its head. That of a new connection may still be on its way.
         """
@@ -171,10 +171,10 @@ class DataServer:
         self._rate_limited.flush()
 
     async def revalidate_streams(self, *, older_than_seconds: float) -> None:
-        """End exchanges that have run for so long, and whose key may not do any longer what they do.
+        """End exchanges that have run for this long and whose key is no longer allowed to do what they do.
 
-        The key is judged as it is stored now, under the configuration that the exchange began with: a reload ends
-        nothing that has begun, and a key that has not changed needs no second judgement.
+        The key is judged as it is stored now, under the configuration that the exchange began with: a reload ends no
+        exchange, and an unchanged key is not judged again.
         """
         began_by, found = self._clock.monotonic() - older_than_seconds, dict[str, ApiKey | Reason]()
         for connection in self._connections:
@@ -190,7 +190,7 @@ class DataServer:
             reason = _refusal(exchange, allow, found[key.id])
             if reason is not None and connection.exchange is exchange:
                 exchange.end(reason)
-                await asyncio.sleep(0)  # Thousands of streams may end with one key.
+                await asyncio.sleep(0)  # Thousands of streams may end with a single key.
 
 
 def _refusal(exchange: Exchange, allow: Allow, key: ApiKey | Reason) -> Reason | None:

@@ -1,4 +1,4 @@
-"""TLS contexts of both sides. TLS 1.2 at least, HTTP/1.1 as the only protocol."""
+"""TLS contexts of both sides: TLS 1.2 or later, HTTP/1.1 as the only protocol."""
 
 import logging
 import ssl
@@ -23,11 +23,11 @@ _VERIFY_CAUSES: Mapping[int, UpstreamCause] = {
     62: UpstreamCause.TLS_HOSTNAME_MISMATCH,
     64: UpstreamCause.TLS_HOSTNAME_MISMATCH,
 }
-"""By OpenSSL's X509_V_ERR_* (openssl-verification-options(1)): no issuer, times, self-signed, host name, IP address."""
+"""By OpenSSL's X509_V_ERR_* (openssl-verification-options(1)): no issuer, dates, self-signed, host name, IP address."""
 
 
 class ListenerCertificates:
-    """The data listener's context, read again when its files change. Making one raises OSError (SSLError too)."""
+    """The data listener's context, reloaded when its files change. The constructor raises OSError (also SSLError)."""
 
     def __init__(self, settings: ListenerTls) -> None:
         self._settings = settings
@@ -36,7 +36,7 @@ class ListenerCertificates:
         self._context = listener_context(settings)
 
     def current(self) -> ssl.SSLContext:
-        """What the next handshake is to use. Files that cannot be used leave what was there, and are logged once."""
+        """The context for the next handshake. Unusable files keep the previous one in use, and are logged once."""
         identity = self._identify()
         if identity != self._identity:
             self._identity = identity
@@ -48,12 +48,12 @@ class ListenerCertificates:
         return self._context
 
     def _identify(self) -> tuple[FileIdentity, ...]:
-        """Taken before reading: what changes meanwhile is then seen to be other than what was read."""
+        """Taken before reading, so that a change during the read is noticed."""
         return tuple(identity_of(name) for name in self._files)
 
 
 def listener_context(settings: ListenerTls) -> ssl.SSLContext:
-    """Raises OSError (SSLError too)."""
+    """Raises OSError (also SSLError)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _load_own(context, settings.certificate, settings.key)
     if settings.client_ca:
@@ -63,7 +63,7 @@ def listener_context(settings: ListenerTls) -> ssl.SSLContext:
 
 
 def upstream_context(settings: UpstreamTls) -> ssl.SSLContext:
-    """Raises OSError (SSLError too)."""
+    """Raises OSError (also SSLError)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if settings.ca:
         _load_authority(context, settings.ca)
@@ -75,7 +75,7 @@ def upstream_context(settings: UpstreamTls) -> ssl.SSLContext:
 
 
 def describe(error: OSError) -> str:
-    """One line, with the file's name where the error knows it."""
+    """One line, with the file name if the error has it."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
 
 
@@ -84,7 +84,7 @@ def tls_cause(error: ssl.SSLError) -> UpstreamCause:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _VERIFY_CAUSES.get(error.verify_code, UpstreamCause.TLS_CERTIFICATE)
     reason = error.reason or ""
-    # An alert of the upstream about a certificate is about ours, or that it wants one (RFC 8446 section 6.2).
+    # A certificate alert from the upstream is about ours, or asks for one (RFC 8446 section 6.2).
     about_ours = "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason)
     return UpstreamCause.TLS_CLIENT_CERTIFICATE if about_ours else UpstreamCause.TLS_PROTOCOL
 
@@ -99,7 +99,7 @@ def _load_own(context: ssl.SSLContext, certificate: str, key: str) -> None:
     for name in (certificate, key):
         _check_readable(name)
     try:
-        # A password would be asked for on the terminal.
+        # OpenSSL would ask for a password on the terminal.
         context.load_cert_chain(certificate, key, password="")  # none at all
     except ssl.SSLError as error:
         reason = error.reason or "not a PEM certificate with its key"
@@ -115,6 +115,6 @@ def _load_authority(context: ssl.SSLContext, name: str) -> None:
 
 
 def _check_readable(name: str) -> None:
-    """OpenSSL's errors do not tell which file."""
+    """Raises OSError with the file name, which OpenSSL's errors lack."""
     with Path(name).open("rb"):
         pass

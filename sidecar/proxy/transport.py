@@ -1,8 +1,8 @@
-"""Writes gathered over one turn of the loop.
+"""Writes, batched over one turn of the loop.
 
-Deciding on every request that has arrived and only then sending all that came of it costs a quarter less CPU than
-taking turns: a send wakes the other end, and drives our own code out of the caches. Only for what is whole: pieces of
-a stream are written at once, because that is what tells whether the reader keeps up.
+Deciding all requests that have arrived, and only then sending everything, costs a quarter less CPU than alternating: a
+send wakes the other end, and evicts our code from the CPU caches. Only for complete messages: pieces of a stream are
+written immediately, because that shows whether the reader keeps up.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def framed_whole(data: bytes) -> bytes:
 
 
 class DateLine:
-    """The Date of a response (RFC 9110 section 6.6.1), as a line that begins with CR LF; made once a second."""
+    """The Date of a response (RFC 9110 section 6.6.1), as a line that begins with CR LF; updated once a second."""
 
     __slots__ = ("_clock", "_line", "_second")
 
@@ -53,28 +53,28 @@ class DateLine:
 
 
 class IllegalStep(Exception):
-    """A connection was used in a way that its state does not allow."""
+    """The connection's state does not allow this step."""
 
 
 class WriteBatcher:
-    """Writes in order before the loop waits again, or at `flush`."""
+    """Writes, in order, before the loop waits again, or at `flush`."""
 
     __slots__ = ("_loop", "_waiting", "_write")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # asyncio's own `writelines` does not pause whoever writes too much by it, in Python 3.13.0 for one.
+        # asyncio's `writelines` does not apply flow control, for example in Python 3.13.0.
         self._write = _as_one if isinstance(loop, asyncio.BaseEventLoop) else _together
         self._waiting: list[tuple[asyncio.WriteTransport, Sequence[bytes]]] = []
 
     def write_soon(self, transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
-        """Write `pieces` soon; not at all where `transport` is closing by then."""
+        """Write `pieces` soon, unless `transport` is closing by then."""
         if not self._waiting:
             self._loop.call_soon(self.flush)
         self._waiting.append((transport, pieces))
 
     def flush(self) -> None:
-        """Write now; to be called before a transport is closed or half-closed in order."""
+        """Write now; call it before a transport is closed or half-closed cleanly."""
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             for transport, pieces in waiting:
@@ -91,25 +91,25 @@ def _as_one(transport: asyncio.WriteTransport, pieces: Sequence[bytes]) -> None:
 
 
 STREAM_READ_BYTES: Final = 256 * 1024
-"""Read at a time of a body that is passed on as it comes. A piece is what is held for a client that stops reading."""
+"""Bytes per read of a body that is streamed. One such piece is held for a client that stops reading."""
 READ_BYTES: Final = 16 * 1024
-"""Read at a time of everything else; and of such a body, too, while a sixteenth of the limit is held."""
+"""Bytes per read of everything else; also of a streamed body while a sixteenth of the limit is held."""
 SHORT_READ_BYTES: Final = 4 * 1024
-"""Read at a time of anything, while a quarter of the limit is held: this costs CPU, and leaves room for thousands."""
+"""Bytes per read of anything, while a quarter of the limit is held: this costs CPU, but leaves room for thousands."""
 UNREAD_BYTES: Final = 8 * 1024
-"""More of a body that nobody reads is held back. A read can add one piece."""
+"""An unread body beyond this is paused. A read can add one piece."""
 _TLS_BYTES: Final = 128 * 1024
-"""What the transport below TLS may hold before it says so: asyncio's limit, and about as much again."""
+"""What the transport below TLS may buffer before it pauses: asyncio's limit, and about as much again."""
 
 
 _ZEROES = memoryview(bytes(READ_BYTES))
 
 
 class HeldBytes:
-    """The bytes in memory for clients that are behind, or whose upstream is, and the buffers that are read into.
+    """The bytes in memory for clients that are behind, or whose upstream is, and the read buffers.
 
-    A connection tells of them when it is held back, so that those that keep up cost nothing. Past `limit`, those
-    clients are reset that have been behind for longest without any progress.
+    A connection reports them when it is paused, so that connections that keep up cost nothing. Above `limit`, the
+    clients that have made no progress for longest are reset.
     """
 
     __slots__ = (
@@ -129,13 +129,15 @@ class HeldBytes:
         self._behind: dict[asyncio.Transport, int] = {}
         self._longest = memoryview(bytearray(STREAM_READ_BYTES))
         self.buffer = self.stream_buffer = self._longest
-        """What the next read of any connection may fill; the other, where a body is passed on as it comes. It is the
-        same memory: what was read is copied before anything else is read."""
+        """The buffers for the next read of any connection; the second is for streamed bodies. They share their memory.
+
+        Data is copied before anything else is read.
+        """
         self.total = 0
         self.on_reset: Callable[[str], None] | None = None
-        """Gets the address of each client that is reset."""
+        """Receives the address of each client that is reset."""
         self.on_relieved: Callable[[], None] | None = None
-        """Told when next to nothing is held any longer, and much was."""
+        """Called when almost nothing is held any more, after much was."""
         self._was_much = False
         self._settle()
 
@@ -149,16 +151,16 @@ class HeldBytes:
         self._settle()
 
     def read(self, size: int) -> bytes:
-        """What was read into `buffer`. A head may hold a key, which must not stay there."""
+        """The data in `buffer`, which is then wiped, because a head may contain a key."""
         data = self._longest[:size].tobytes()
         if size <= READ_BYTES:
             self._longest[:size] = _ZEROES[:size]
         return data
 
     def tell(self, transport: asyncio.Transport | None, *, writing_paused: bool, reading_paused: bool) -> None:
-        """A client's connection is held back, or goes on.
+        """A client's connection is paused or resumed.
 
-        Counted is what may be held for it, in whole pieces: one of a response; of a body one here, and one on its way
+        Counts the memory that it may need, in whole pieces: one of a response; for a body, one here and one on its way
         to the upstream.
         """
         if transport is None or not (writing_paused or reading_paused):
@@ -174,12 +176,12 @@ class HeldBytes:
             self._settle()
 
     def moved(self, transport: asyncio.Transport | None) -> None:
-        """Some of it was sent: others have been behind for longer."""
+        """Some bytes were sent: this client is no longer the one that made no progress for longest."""
         if transport in self._behind:
             self._behind[transport] = self._behind.pop(transport)
 
     def give_back(self, transport: asyncio.Transport | None) -> None:
-        """Nothing is held for this client."""
+        """Nothing is held for this client any more."""
         if transport in self._behind:
             self.total -= self._behind.pop(transport)
             self._settle()
@@ -201,7 +203,7 @@ class HeldBytes:
 
 
 class FlowControlled(asyncio.BufferedProtocol):
-    """A connection, to a client or to the upstream, whose reading can be held back."""
+    """A connection, to a client or to the upstream, whose reading can be paused."""
 
     __slots__ = ("_batcher", "_held", "_reading_paused", "_transport")
 
@@ -220,7 +222,7 @@ class FlowControlled(asyncio.BufferedProtocol):
             self._batcher.write_soon(self._transport, pieces)
 
     def send_eof(self) -> bool:
-        """Nothing more is sent. False where that cannot be told without closing."""
+        """End our side. False if that is impossible without closing."""
         if self._transport is None or self._transport.is_closing() or not self._transport.can_write_eof():
             return False
         self._batcher.flush()
@@ -246,14 +248,14 @@ class FlowControlled(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def _tell_held(self) -> None:
-        """It is held back, or goes on."""
+        """Report that it is paused or resumed."""
 
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Close at once, unsent bytes forgotten, so that the other end can tell it from an end."""
+    """Reset at once and discard unsent bytes, so that the other end can tell it from a normal close."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
         _reset_on_close(sock)
@@ -261,14 +263,14 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def was_reset(transport: asyncio.Transport | None) -> bool:
-    """Whether the other end has reset the connection; what is not read from does not tell of it by itself."""
+    """Whether the other end has reset the connection, which does not show by itself while reading is paused."""
     sock = transport.get_extra_info("socket") if transport is not None else None
     return sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
 def reset_socket(sock: socket.socket) -> None:
-    """The same, where there is no transport yet."""
-    with sock, suppress(OSError):  # It may be gone already.
+    """The same, without a transport."""
+    with sock, suppress(OSError):  # It may already be gone.
         _reset_on_close(sock)
 
 
@@ -298,7 +300,7 @@ _NUMBERED = re.compile(r"\[Errno (\d+)\]")
 
 
 def cause_of(error: BaseException | None) -> UpstreamCause:
-    """error: what connecting raised, or a transport was lost with; None where the upstream closed it."""
+    """error: raised by connecting, or passed to connection_lost; None if the upstream closed the connection."""
     if error is None:
         return UpstreamCause.CLOSED
     if isinstance(error, ssl.SSLError):
@@ -306,7 +308,7 @@ def cause_of(error: BaseException | None) -> UpstreamCause:
     if isinstance(error, socket.gaierror | UnicodeError):
         return UpstreamCause.DNS
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and isinstance(error, ConnectionError):  # asyncio's own, of a handshake that broke off.
+    if number is None and isinstance(error, ConnectionError):  # Raised by asyncio itself if a handshake breaks off.
         return UpstreamCause.RESET
     if number is None and (numbered := _NUMBERED.search(str(error))) is not None:
         number = int(numbered[1])  # asyncio joins the errors of several addresses into one text.

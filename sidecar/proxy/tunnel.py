@@ -1,4 +1,4 @@
-"""Upgrades: after the gate's yes and the upstream's 101, bytes both ways until both ends are done or one is gone."""
+"""Upgrades: after the gate's Allow and the upstream's 101, bytes both ways until both ends finish or one is gone."""
 
 import asyncio
 import re
@@ -11,11 +11,11 @@ from sidecar.proxy.response_parser import Flow, UpstreamResponse
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 
 _UNDECIDED = frozenset({"h2c", "h2", "http", "https", "tls"})
-"""What is upgraded to these is requests again, which no gate would see (h2c smuggling)."""
+"""Protocols that carry further requests, which the gate would not see (h2c smuggling)."""
 
 
 def offered(message: MessageHead) -> str:
-    """The protocols that the client offers to switch to, as one field value; empty where none may be passed on.
+    """The protocols that the client offers, as one field value; empty if none may be passed on.
 
     HTTP/1.1 only (RFC 9110 section 7.8).
     """
@@ -29,7 +29,7 @@ def offered(message: MessageHead) -> str:
 
 
 def among(chosen: bytes | None, offer: str) -> bool:
-    """Whether the upstream has switched to what was offered."""
+    """Whether the upstream switched to a protocol that was offered."""
     wanted = {protocol.strip(" \t").lower() for protocol in offer.split(",")}
     return chosen is not None and chosen.strip(b" \t").decode("latin-1").lower() in wanted
 
@@ -38,27 +38,27 @@ POLICY_VIOLATION = b"\x88\x0e\x03\xf0access ended"
 """A close frame of a server, with the code 1008 (RFC 6455 section 7.4.1)."""
 _CLOSE = 8
 _MOST_FRAMES = 4096
-"""In one piece, which take about a millisecond."""
+"""In one piece; they take about a millisecond."""
 _LEAST_FRAMES, _FRAME_BYTES = 64, 8
-"""So many may be in any piece, and one more for so many bytes: frames that hold nothing would cost too much."""
+"""Frames allowed in any piece, plus one for this many bytes: empty frames would cost too much."""
 
 
 class Frames:
-    """Follows what one end of a WebSocket sends, to know where its frames end (RFC 6455 section 5.2)."""
+    """Tracks what one end of a WebSocket sends, to know where its frames end (RFC 6455 section 5.2)."""
 
     __slots__ = ("_head", "_left", "_over")
 
     def __init__(self) -> None:
         self._head = b""
-        """The first bytes of a frame, without which its length is not known."""
+        """The first bytes of a frame, until its length is known."""
         self._left = 0
         """Bytes of the frame that are still to come."""
         self._over = False
-        """A close frame has come, which nothing follows; or too many frames at once to be followed."""
+        """Whether a close frame, which is the last, has arrived, or too many frames at once to track."""
 
     @property
     def may_close(self) -> bool:
-        """A close frame may be sent: nothing is under way."""
+        """Whether a close frame may be sent: no frame is incomplete."""
         return not (self._over or self._left or self._head)
 
     def follow(self, data: bytes) -> None:
@@ -83,7 +83,7 @@ class Frames:
 
 
 def _frame_bytes(data: bytes, at: int) -> int:
-    """The length of the frame that begins at `at`; 0 where its head is not wholly here."""
+    """The length of the frame that begins at `at`; 0 if its head is incomplete."""
     if at + 2 > len(data):
         return 0
     length = data[at + 1] & 0x7F
@@ -95,7 +95,7 @@ def _frame_bytes(data: bytes, at: int) -> int:
 
 
 class Client(Flow, Protocol):
-    """A client's connection, which stands above its exchanges and tunnels (a Protocol, so that no import goes up)."""
+    """A client's connection, which is above its exchanges and tunnels (a Protocol, so that no import goes up)."""
 
     peer: str
     is_probe: bool
@@ -109,43 +109,43 @@ class Client(Flow, Protocol):
     def writing_paused(self) -> bool: ...
 
     def take_arrived(self) -> None:
-        """Respond to what has come. Must not raise."""
+        """Respond to the request that arrived. Must not raise."""
 
     def begin(self, exchange: Any) -> None:
-        """A request is responded to without a task. exchange: an Exchange, which stands above."""
+        """Begin an exchange without a task. exchange: an Exchange, which is defined above this file."""
 
     def carry_on(self, work: Callable[[], Coroutine[object, None, None]]) -> None:
-        """A task is to do the rest of it."""
+        """Let a task do the rest."""
 
     def end(self, exchange: Any) -> None:
-        """It is over, and there was no task."""
+        """End an exchange that had no task."""
 
     def date_line(self) -> bytes:
-        """The Date of a response that begins now, after CR LF."""
+        """The Date line for a response that begins now, after CR LF."""
 
     @property
     def has_sent_more(self) -> bool:
-        """Bytes have come after the request: of a protocol to switch to, or of another request."""
+        """Whether bytes have arrived after the request: of another protocol, or of another request."""
 
     def write(self, data: bytes) -> None: ...
 
     def write_soon(self, *pieces: bytes) -> None:
-        """Write before the loop waits again; only for what is complete, because nothing can be held back for it."""
+        """Write before the loop waits again; only for complete messages, because there is no flow control."""
 
     def set_producer(self, producer: Flow | None) -> None:
-        """Where what is written comes from; it pauses while the client does not keep up."""
+        """Set the source of what is written; it pauses while the client does not keep up."""
 
     def send_eof(self) -> bool: ...
 
     def switch(self, tunnel: "Tunnel") -> bytes:
-        """Hand everything that comes to `tunnel`; returns what has come already."""
+        """Pass everything that arrives to `tunnel`; returns what has already arrived."""
 
     def reset(self) -> None:
-        """End the connection so that an unfinished response cannot be taken for a finished one."""
+        """Reset the connection, so that an incomplete response cannot be taken for a complete one."""
 
 
 class Tunnel:
-    """Bytes both ways. A side that has finished sending may go on receiving."""
+    """Bytes both ways. A side that has finished sending may still receive."""
 
     __slots__ = (
         "_client", "_client_ended", "_frames", "_moved", "_moved_at", "_over", "_response", "_sent", "received"
@@ -163,7 +163,7 @@ class Tunnel:
         """Bytes from the client."""
 
     async def run(self, write: Callable[[bytes], None]) -> None:
-        """`write` sends to the client. Raises Fault where the upstream breaks off."""
+        """`write` sends to the client. Raises Fault if the upstream breaks off."""
         client, response = self._client, self._response
         response.on_gone = self._finish
         client.set_producer(response)
@@ -179,27 +179,27 @@ class Tunnel:
             client.set_producer(None)
 
     def take(self, data: bytes) -> None:
-        """Send on what the client sent."""
+        """Forward what the client sent."""
         self.received += len(data)
         self._response.send(data)
 
     def end(self) -> bool:
-        """The client sends no more. Returns whether it may still be sent to."""
+        """The client ended its side. Returns whether it can still receive."""
         self._client_ended = True
         self._finish()
         return self._response.send_eof()
 
     def close(self, write: Callable[[bytes], None]) -> bool:
-        """End a WebSocket with a close frame, for which the client gets time. False where no such frame can be sent."""
+        """End a WebSocket with a close frame, which the client gets time to read. False if none can be sent."""
         if self._client_ended or self._frames is None or not self._frames.may_close:
             return False
         write(POLICY_VIOLATION)
         self._response.stop()
-        self._response.close()  # What the client sends from here on goes nowhere.
+        self._response.close()  # Whatever the client sends from now on is discarded.
         return True
 
     def overdue(self, now: float, patience_seconds: float) -> bool:
-        """One side has finished, and nothing has moved for that long."""
+        """Whether one side has finished and nothing has been transferred for that long."""
         if not self._client_ended and not self._response.complete:
             return False
         moved = self.received + self._sent

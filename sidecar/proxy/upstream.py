@@ -14,13 +14,13 @@ from sidecar.proxy.transport import LAST_CHUNK, HeldBytes, framed, framed_whole
 from sidecar.proxy.upstream_connection import Stale, UpstreamConnection
 
 Begun = tuple[UpstreamConnection, "asyncio.Future[UpstreamResponse]"]
-"""Where a request has been sent, and what gets the response."""
+"""The connection on which a request was sent, and the future of its response."""
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Upstream:
-    """The protected service, behind a pool of connections. tls, most_lent, held: as of Pool."""
+    """The protected service, behind a pool of connections. tls, most_lent, held: as in Pool."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class Upstream:
         self._host = fixed.get(settings.host, settings.host).encode()
         self._authority = settings.authority.encode()
         self.via = (settings.via or "").encode()
-        """Our name in Via; empty for none."""
+        """Our name in Via; empty to add none."""
         address = settings.address
         self.name = UpstreamName(
             scheme="http" if settings.tls is None else "https", host=address.host or address.path, port=address.port
         )
 
     def host_for(self, client_host: bytes) -> bytes:
-        """The Host that the upstream is sent; its own name where an HTTP/1.0 client gave none."""
+        """The Host for the upstream; its own name if an HTTP/1.0 client sent none."""
         return self._host or client_host or self._authority
 
     async def send(
@@ -58,14 +58,14 @@ class Upstream:
         begun: Begun | None = None,
         answer_timeout: float | None = None,
     ) -> UpstreamResponse:
-        """Send a request and wait for its response to begin. The body is sent meanwhile, and goes on afterwards.
+        """Send a request and wait until its response begins. The body is sent meanwhile and, if needed, afterwards.
 
-        begun: where it has been sent. upgrade: a 101 is accepted. The response's body is then what comes, and its
-        `send` goes the other way. answer_timeout: in seconds; None is that of the settings.
+        begun: set if it has been sent. upgrade: a 101 is accepted; the response's body is then one direction, and its
+        `send` the other. answer_timeout: in seconds; None is that of the settings.
 
         The caller closes the response. Raises Fault (UPSTREAM_UNREACHABLE, _INVALID, _TIMEOUT, _BUSY) and BrokenBody.
-        Only an idempotent request without a body is sent again, and only where a kept connection ended before any byte
-        of a response (RFC 9110 section 9.2.2).
+        Only an idempotent request without a body is retried, and only if a reused connection ended before any byte of a
+        response (RFC 9110 section 9.2.2).
         """
         pool = self._pool
         connection, response = begun or (await pool.acquire(), None)
@@ -83,15 +83,15 @@ class Upstream:
             connection, response = await pool.fresh(), None
 
     def idle(self) -> UpstreamConnection | None:
-        """A kept connection, if one waits to be used."""
+        """An idle connection, if there is one."""
         return self._pool.idle()
 
     def reconfigure(self, most_lent: int | None) -> None:
-        """most_lent: as of Pool."""
+        """most_lent: as in Pool."""
         self._pool.most_lent = most_lent
 
     def close_when_idle(self) -> None:
-        """Finish what has begun, and keep no connection for more."""
+        """Finish running exchanges, and keep no idle connection."""
         self._pool.close_when_idle()
 
     def close(self) -> None:
@@ -139,4 +139,4 @@ async def _upload(connection: UpstreamConnection, body: ClientBody) -> None:
     except BrokenBody as broken:
         connection.fail(broken, Fault(broken.reason))
     except ConnectionError:
-        return  # The connection has failed the future of its response.
+        return  # The connection has already failed the response's future.

@@ -1,4 +1,4 @@
-"""One connection to the upstream: exchanges one after the other, flow control both ways, and the end of it."""
+"""One connection to the upstream: exchanges one after another, flow control both ways, and closing."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -13,28 +13,28 @@ from sidecar.proxy.response_parser import Flow, Informational, InvalidResponse, 
 from sidecar.proxy.transport import FlowControlled, HeldBytes, IllegalStep, WriteBatcher, cause_of
 
 _SUSPECT_SECONDS = 0.02
-"""How long nothing may come after a response that announces a body and must not have one (HEAD, 204, 304). Some servers
-send that body in a packet of its own, and the next request's client would get it as its response.
+"""How long nothing may arrive after a response that declares a body and must not have one (HEAD, 204, 304). Some
+servers send that body in a separate packet, and the next client would get it as its response.
 """
 
 
 class State(IntEnum):
-    """Of a connection. An IntEnum, because its hash is the integer's, in C."""
+    """The state of a connection. An IntEnum, because its hash is the integer's, computed in C."""
 
     NEW = auto()
     IDLE = auto()
     """Between two exchanges, in the pool."""
     SENDING = auto()
-    """The request is not sent to its end, and no response has begun."""
+    """The request is not completely sent, and no response has begun."""
     AWAITING = auto()
     """The request is sent, and the response's head is awaited."""
     EARLY = auto()
-    """The response has begun before the request was sent to its end."""
+    """The response began before the request was completely sent."""
     RECEIVING = auto()
     """The request is sent, and the response has begun."""
     UPGRADED = auto()
     SUSPECT = auto()
-    """The exchange is over, but a body may follow that must not."""
+    """The exchange is over, but a forbidden body may follow."""
     CLOSED = auto()
     """Closed, closing or aborted: nothing more is sent or read."""
 
@@ -52,7 +52,7 @@ STEPS: Mapping[State, frozenset[State]] = {
 }
 """The steps that a connection may take."""
 
-# For each request: in Python 3.11, to find a member in its enumeration takes as long as a call.
+# Used by each request: in Python 3.11, looking up an enum member takes as long as a call.
 _IDLE, _AWAITING, _RECEIVING = State.IDLE, State.AWAITING, State.RECEIVING
 
 _UPLOADING = frozenset({State.SENDING, State.EARLY})
@@ -66,7 +66,7 @@ class Stale(Exception):
 
 
 class ResponseWaiter(ABC):
-    """Waits for a response as a future does, but is called at once, in the turn of the loop that the response came."""
+    """Waits for a response like a future, but is called immediately, in the loop turn in which the response arrives."""
 
     __slots__ = ()
 
@@ -81,9 +81,9 @@ class ResponseWaiter(ABC):
 
 
 class UpstreamConnection(FlowControlled):
-    """`begin`, then wait for the response; `finish_request` where the body was sent after the head.
+    """Call `begin`, then wait for the response; call `finish_request` if the body was sent after the head.
 
-    The pool gets it back by itself when request and response are both over and it can carry another exchange.
+    It returns to the pool by itself when request and response are complete and it can carry another exchange.
     """
 
     __slots__ = (
@@ -121,16 +121,14 @@ class UpstreamConnection(FlowControlled):
         on_idle: "Callable[[UpstreamConnection], None]",
         on_closed: "Callable[[UpstreamConnection], None]",
     ) -> None:
-        """known: for responses that a ResponseWaiter waits for. on_idle: an exchange is over, and it can carry another.
-        on_closed: once, at its end.
-        """
+        """known: for ResponseWaiters. on_idle: the exchange is over, it can carry another. on_closed: at the end."""
         super().__init__(batcher, held)
         self._loop = loop
         self._answer_timeout = self._patience = answer_timeout
         self._on_idle, self._on_closed = on_idle, on_closed
         self._reader, self._known = ResponseParser(loop), known
         self._unexpected: tuple[str, Informational | None] | None = None
-        """What the reader is still to be told to expect, where the response may be known by its bytes."""
+        """The pending arguments of the parser's `expect`, if the response may be known by its bytes."""
         self._waiter: asyncio.Future[UpstreamResponse] | ResponseWaiter | None = None
         self._response: UpstreamResponse | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -144,7 +142,7 @@ class UpstreamConnection(FlowControlled):
         self.retires_at = inf
         """When it is too old for another exchange."""
         self.upload: asyncio.Task[None] | None = None
-        """Sends the rest of the request; ended with the exchange."""
+        """The task that sends the rest of the request; ends with the exchange."""
 
     @property
     def usable(self) -> bool:
@@ -152,7 +150,7 @@ class UpstreamConnection(FlowControlled):
 
     @property
     def held_by_client(self) -> bool:
-        """It waits for the client, not for the upstream: for a body, for reading, or for the end of a tunnel."""
+        """Whether it waits for the client, not the upstream: to send a body, to read, or to end a tunnel."""
         state = self._state
         if state is State.UPGRADED or state is State.CLOSED or (self._reading_paused and state in _RESPONDING):
             return True
@@ -169,10 +167,10 @@ class UpstreamConnection(FlowControlled):
         informational: Informational | None = None,
         answer_timeout: float | None = None,
     ) -> None:
-        """Send the head of a request (`whole`: with all of its body), in pieces. `waiter` gets the response,
-        or Fault (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
+        """Send the head of a request (`whole`: and its whole body), in pieces. `waiter` gets the response, or Fault
+        (UPSTREAM_UNREACHABLE, UPSTREAM_INVALID, UPSTREAM_TIMEOUT) or Stale.
 
-        answer_timeout: of this request, in seconds; None is that of the connection.
+        answer_timeout: for this request, in seconds; None is that of the connection.
         """
         self._spoken = False
         if self._transport is None or self._transport.is_closing():
@@ -191,7 +189,7 @@ class UpstreamConnection(FlowControlled):
         self._batcher.write_soon(self._transport, pieces)
 
     def withdraw(self, waiter: "asyncio.Future[UpstreamResponse]") -> None:
-        """The future that `begin` was given is no longer awaited."""
+        """The waiter of `begin` no longer waits."""
         if self._waiter is waiter:
             self.abort()
         elif not waiter.cancelled() and waiter.exception() is None:
@@ -201,7 +199,7 @@ class UpstreamConnection(FlowControlled):
         self.write(data)
 
     async def drained(self) -> None:
-        """Wait until the upstream takes more. Raises ConnectionError when it never will."""
+        """Wait until the upstream accepts more. Raises ConnectionError if it never will."""
         if not self.usable:
             raise ConnectionResetError
         if self._writing_paused:
@@ -209,17 +207,17 @@ class UpstreamConnection(FlowControlled):
             await self._drained
 
     def expect_response(self) -> None:
-        """Only the upstream is waited for from here on: the response's head must come in time."""
+        """From now on only the upstream is waited for: the response's head must arrive in time."""
         self._deadline = deadline = self._loop.time() + self._patience
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check_deadline)
 
     def expect_client(self) -> None:
-        """The client is waited for, too: the upstream has no deadline."""
+        """The client is waited for as well: the upstream has no deadline."""
         self._deadline = None
 
     def finish_request(self) -> None:
-        """The whole request has been sent."""
+        """Mark the request as completely sent."""
         self.upload = None
         if self._state is State.SENDING:
             self._step(State.AWAITING)
@@ -240,7 +238,7 @@ class UpstreamConnection(FlowControlled):
         self._batcher.flush()
         upgraded = self._state is State.UPGRADED
         if upgraded and self._transport is not None and self._transport.get_write_buffer_size():
-            # What the client sent last is still to arrive.
+            # The client's last bytes have yet to arrive.
             self._response = None
             self._step(State.CLOSED)
             self._transport.close()
@@ -249,7 +247,7 @@ class UpstreamConnection(FlowControlled):
             self.abort()
 
     def abort(self) -> None:
-        """Break off whatever is under way."""
+        """Abort whatever is in progress."""
         self._step(State.CLOSED)
         self._response = None
         if self.upload is not None:
@@ -259,7 +257,7 @@ class UpstreamConnection(FlowControlled):
             self._transport.abort()
 
     def fail(self, failure: Exception, fault: Fault) -> None:
-        """Break off. Who awaits the response's head gets `failure`; who reads its body gets `fault`."""
+        """Abort. The waiter for the response's head gets `failure`; the reader of its body gets `fault`."""
         waiter, self._waiter = self._waiter, None
         response = self._response
         self._deadline = None
@@ -269,11 +267,11 @@ class UpstreamConnection(FlowControlled):
         elif response is not None:
             response.fail(fault)
 
-    # Callbacks of the transport.
+    # Transport callbacks.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=1)  # Hold no more than one piece.
+        self._transport.set_write_buffer_limits(high=1)  # Buffer at most one piece.
         self._step(State.IDLE)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -299,13 +297,13 @@ class UpstreamConnection(FlowControlled):
                 self._let_others_read()
         elif reader.response is not None:
             self._deliver(reader.response)
-            if len(data) == len(self._held.buffer):  # More has come already, and is read in this turn of the loop.
+            if len(data) == len(self._held.buffer):  # More has already arrived, and is read in this turn of the loop.
                 self._hold_back(reader)
         if reader.complete and self._state is State.RECEIVING:
             self._conclude()
 
     def eof_received(self) -> bool:
-        """True keeps the other direction open."""
+        """Returns True to keep the other direction open."""
         self._expect()
         if not self._reader.end_of_input() or self._state in _UPLOADING:
             return False
@@ -344,10 +342,10 @@ class UpstreamConnection(FlowControlled):
         if self._producer is not None:
             self._producer.resume_reading()
 
-    # Below: steps of the above.
+    # Helpers of the methods above.
 
     def _be_patient(self, seconds: float) -> None:
-        """A timer of the request before may be set for later than this one is waited for."""
+        """Drop the timer of the previous request, which may be set for later than this one may wait."""
         self._patience = seconds
         if self._timer is not None:
             self._timer.cancel()
@@ -360,7 +358,7 @@ class UpstreamConnection(FlowControlled):
             self._reader.expect(method, informational=informational)
 
     def _take_known(self, data: bytes) -> bool:
-        """Whether `data` is a whole response that is known by its bytes; it is then delivered."""
+        """Whether `data` is a complete known response; if so, it is delivered."""
         waiter, unexpected = self._waiter, self._unexpected
         readable = self._known is not None and unexpected is not None and unexpected[0] != "HEAD"
         response = self._known.read(data) if self._known is not None and readable else None
@@ -392,12 +390,15 @@ class UpstreamConnection(FlowControlled):
             waiter.set_result(response)
 
     def _hold_back(self, reader: ResponseParser) -> None:
-        """One turn of the loop can read megabytes before the task that awaits the response runs."""
+        """Pause reading: one turn of the loop can read megabytes before the task that awaits the response runs."""
         if self._response is not None and not self._response.flowing and not reader.complete:
             self.pause_reading()
 
     def _let_others_read(self) -> None:
-        """Until the loop's next turn: in one, uvloop reads 32 times from whoever sends faster than we take it."""
+        """Pause until the loop's next turn.
+
+        In one turn, uvloop reads 32 times from a sender that is faster than we are.
+        """
         if self._transport is not None and not self._transport.is_closing() and not self._reading_paused:
             self._transport.pause_reading()
             self._loop.call_soon(self._read_on)

@@ -87,9 +87,9 @@ async def past_decision(
     if record.would_deny in NO_VALID_KEY and not _unknown(record, config, is_cut=is_cut):
         wrong, verdict = _with_wrong_key(record, Reason(record.would_deny), config)
         return PastDecision(then=then, now=(), otherwise=wrong, verdict=verdict)
-    untold = _untold(record, config, is_cut=is_cut)
-    if untold:
-        return PastDecision(then=then, now=(), otherwise=None, verdict=untold)
+    reason = _why_unknown(record, config, is_cut=is_cut)
+    if reason:
+        return PastDecision(then=then, now=(), otherwise=None, verdict=reason)
     question = Question(method=record.method, target=record.path, key=record.key)
     found = await explain(question, config, gate_of, MemoryLimiter(), randbelow=randbelow)
     now = list(_judged(found, config, record))
@@ -97,7 +97,7 @@ async def past_decision(
     return PastDecision(then=then, now=now, otherwise=otherwise, verdict=verdict)
 
 
-# As it was.
+# The recorded decision.
 
 
 def _recorded(
@@ -150,10 +150,10 @@ def _config(record: RecordedRequest, config: Config) -> str:
     return f"{record.config}; today's is {config.sha256[: len(record.config)]}"
 
 
-# As it is today.
+# Today's decision.
 
 
-def _untold(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
+def _why_unknown(record: RecordedRequest, config: Config, *, is_cut: bool) -> str:
     """Return why today's decision is unknown, as a sentence; empty if it is known."""
     if beyond := _beyond_configuration(record):
         return f"No configuration decides this: {beyond}."
@@ -196,7 +196,7 @@ def _judged(found: Explanation, config: Config, record: RecordedRequest) -> Iter
     label = ""
     for line in found.lines:
         label = line.label or label
-        # The cause of what no route names goes on with the nearest routes, which come below.
+        # For an unmatched request, the nearest routes follow below.
         if label not in _OMITTED and not (label == "cause" and not line.label):
             yield line
     if decision.route is not None and decision.route.policy.charges:
@@ -254,7 +254,7 @@ def _by_another(decision: Decision) -> str:
 
 
 def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> tuple[bool, str]:
-    """For a request that went on without its wrong key, and without an identity."""
+    """The decision for a request that was forwarded without its wrong key and without an identity."""
     outcome = Judge(config).judge(record.method, parsed(record.path), Caller(None, wrong_key=reason))
     if outcome.reason is not None:
         return True, f"Today's configuration decides otherwise: it refuses it, {outcome.reason}."
@@ -265,7 +265,7 @@ def _with_wrong_key(record: RecordedRequest, reason: Reason, config: Config) -> 
 
 
 def _without_quota(record: RecordedRequest, decision: Decision, config: Config) -> tuple[bool | None, str]:
-    """The rest of a quota is known only at the moment; the configuration says whether it is counted, and its limit."""
+    """What is left of a quota is known only at the time; the configuration says if it is counted, and its limit."""
     if isinstance(decision, Deny):
         return True, f"Today's configuration refuses it before any quota is counted: {decision.reason}."
     quota = next((one.quota for one in decision.route.policy.charges if one.quota.name == record.quota), None)
@@ -279,12 +279,12 @@ def _without_quota(record: RecordedRequest, decision: Decision, config: Config) 
     limit, then = limit_of(quota, record.key, config.plans), _then_and_now(record, decision, quota, config)
     if limit == record.limit:
         return None, f"Today's configuration has the same limit of {record.quota}: what is left of it decides{then}."
-    told = f"has {'no limit' if limit is None else f'a limit of {limit}'} for this key"
-    return None, f"Today {record.quota} {told}, in place of {record.limit}: what is left decides{then}."
+    words = f"has {'no limit' if limit is None else f'a limit of {limit}'} for this key"
+    return None, f"Today {record.quota} {words}, in place of {record.limit}: what is left decides{then}."
 
 
 def _then_and_now(record: RecordedRequest, allow: Allow, quota: Quota, config: Config) -> str:
-    """What is said of the mode of the quota, where it is observed now, or was then."""
+    """The text about the quota's mode, if it is observed now, or was then."""
     if why := _observed(allow, [quota], config).get(quota.name):
         return f". It is only observed, because {why}"
     return ". It is enforced today, and was only observed then" if record.would_deny else ""
@@ -299,7 +299,7 @@ def _observed_quotas(allow: Allow, config: Config) -> str:
 
 
 def _observed(allow: Allow, quotas: Iterable[Quota], config: Config) -> Mapping[str, str]:
-    """Why each of these quotas that is only observed is."""
+    """Why each of these quotas is only observed, for those that are."""
     modes, key = Modes(config), None if allow.principal is None else allow.principal.key
     found = {one.name: modes.because(allow.route, key, [Part(f"quota {one.name}", one.mode)]) for one in quotas}
     return {name: why for name, why in found.items() if why}

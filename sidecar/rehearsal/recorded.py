@@ -59,14 +59,14 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cause: str | None = None
     """What was wrong with the upstream."""
     quota: str | None = None
-    """The quota that was used up; `limit` and the seconds to wait belong to it."""
+    """The exhausted quota; `limit` and the seconds to wait belong to it."""
     limit: int | None = None
     retry_after: int | None = None
     cut: bool = False
     """The response did not come to its end."""
     client_address: str = ""
     would_deny: str | None = None
-    """The reason that would have refused it, if it went on because of `mode: observe`."""
+    """The reason that would have refused it, if it was forwarded because of `mode: observe`."""
     config: str | None = None
     """The beginning of the hash of the configuration in force; None in lines of older versions."""
     sampled: Annotated[float, Meta(ge=_SMALLEST_SHARE, le=1)] | None = None
@@ -97,7 +97,7 @@ class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def path_alone(self) -> str:
-        """The target without a query, which another program may have logged: a query may hold secrets."""
+        """The target without a query, which another program may have logged: a query may contain secrets."""
         return self.path.partition("?")[0]
 
     @property
@@ -155,7 +155,7 @@ class LineCounts:
 class RecordedRequests:
     """Yields the requests of a log, plain or gzip, once and in order. Iterating raises LogError.
 
-    progress: called with the number of bytes that were read of the file, before unpacking.
+    progress: called with the number of bytes read from the file, before decompression.
     """
 
     def __init__(self, file: BinaryIO, *, progress: Callable[[int], None] = lambda _: None) -> None:
@@ -166,7 +166,7 @@ class RecordedRequests:
         decode, counts = msgspec.json.Decoder(RecordedRequest).decode, self.counts
         for number, line in enumerate(_lines(_unpacked(self._chunks())), 1):
             if line == b"":
-                continue  # A packed file may hold very many of them.
+                continue  # A compressed file may contain very many of them.
             try:
                 request = decode(line or b"")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,1 +1,1 @@
-"""A running process: what is started, reloaded, kept up and ended."""
+"""A running process: starting, reloading, maintaining and stopping its parts."""

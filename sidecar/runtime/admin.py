@@ -1,4 +1,4 @@
-"""The admin listener's application, from what the process has at hand."""
+"""Makes the admin listener's application from the parts of the process."""
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -34,7 +34,7 @@ MakeGate = Callable[[Config, KeyFinder, Limiter], Gate]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What runs beside the admin listener. config: the one in force now. clients: where the data listener is bound."""
+    """The rest of the process. config: the current one. clients: where the data listener is bound."""
 
     config: Callable[[], Config]
     store: Store
@@ -49,12 +49,12 @@ class Process:
     observed_by_route: Callable[[], Mapping[str, Mapping[str, int]]]
     refusals: Refusals
     problems: Callable[[], Awaitable[Sequence[str]]]
-    """As of `/readyz`; so are `remarks`."""
+    """As in `/readyz`; so are `remarks`."""
     remarks: Callable[[], Sequence[str]]
     config_since: Callable[[], float]
     """Unix seconds."""
     reloads: Reloads | None
-    """None where the configuration is never read again."""
+    """None if the configuration is never reloaded."""
     clients: Callable[[], Sequence[Address]]
     clock: Clock
 
@@ -125,9 +125,9 @@ def _hosts(config: Config) -> Sequence[str]:
 
 
 def _url(config: Config, addresses: Sequence[Address]) -> str:
-    """Of the data listener, as someone on this machine can write it.
+    """The data listener's URL for clients on this machine.
 
-    Empty where no client of this machine can use it: Unix sockets only, or a PROXY header needed.
+    Empty if no client on this machine can use it: Unix sockets only, or a PROXY header required.
     """
     address = next((each for each in addresses if not each.path), None)
     if address is None or config.proxy_protocol:

@@ -1,8 +1,8 @@
-"""What other processes of this machine notice of a running sidecar.
+"""How other processes on this machine see and control a running sidecar.
 
-Those that serve the same store see its mark. `sidecar drain` uses its socket, a Unix socket that only its user may
+Processes that use the same store see its mark. `sidecar drain` uses its socket, a Unix socket that only its user may
 connect to: a client sends `drain` or `undo` and a line feed, and gets one line that begins with `ok` or `refused`. It
-is no listener of HTTP: nothing that a browser or a proxy can be made to send may take a sidecar out of service.
+does not speak HTTP: nothing that a browser or a proxy can be made to send may take a sidecar out of service.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from sidecar.runtime.tasks import Drainer
 DRAIN: Final = "drain"
 UNDO: Final = "undo"
 ANSWER_SECONDS: Final = 5.0
-"""For a question or an answer that comes at once, or never."""
+"""For a command or a response, which arrives immediately or never."""
 _LONGEST: Final = 64
 _AT_ONCE: Final = 8
 _MODE: Final = 0o600
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 _MARKS_AT: Final = 1 << 62
-"""Where the marks stand: far past the end of any file, and past the bytes that SQLite locks."""
+"""The offset of the marks: far beyond the end of any file, and beyond the bytes that SQLite locks."""
 _MOST_MARKS: Final = 64
 _LOCK: Final = struct.Struct("hhqqi4x")
 """`struct flock` of Linux on 64 bits: type, whence, start, length, process."""
@@ -39,16 +39,16 @@ _LOCK: Final = struct.Struct("hhqqi4x")
 
 @contextmanager
 def served_store(path: str) -> Iterator[Callable[[], Awaitable[int]]]:
-    """Mark the store as served by this process, and give what counts the processes that serve it, this one included.
+    """Mark the store as used by this process, and yield a function that counts such processes, including this one.
 
-    To be entered after the store is opened, which finds out whether others use it, and left after it is closed. A mark
-    is a lock on one byte, of an open file description (fcntl(2), F_OFD_SETLK): it ends with its process, whichever way
-    that ends, is seen from other containers, and does not meet SQLite's own locks. But the kernel drops those when any
-    descriptor of the file is closed, so this one stays open for as long as SQLite's.
+    Enter it after opening the store, which checks whether others use it, and leave it after closing the store. A mark
+    is a lock on one byte, of an open file description (fcntl(2), F_OFD_SETLK): it ends with its process in any case, is
+    visible from other containers, and does not conflict with SQLite's own locks. But the kernel drops those when any
+    descriptor of the file is closed, so this one stays open as long as SQLite's.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # It has gone since, which the store itself tells.
+    except OSError:  # It is gone since then, which the store itself reports.
         yield _alone
         return
 
@@ -71,7 +71,7 @@ def _marks(descriptor: int, number: int) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
     except OSError as error:
-        # A file system without such locks has no marks at all.
+        # A file system without such locks has no marks.
         return error.errno not in (errno.EAGAIN, errno.EACCES)
     return True
 
@@ -87,10 +87,10 @@ def _marked_by_another(descriptor: int, number: int) -> bool:
 
 
 class Sharing:
-    """How many sidecars serve the store `name` and count quotas in their own memory, as last seen.
+    """How many sidecars use the store `name` and count quotas in their own memory, as last seen.
 
-    count: finds out, this process included. Raises StoreUnavailable. kept: whether counts are kept in the store while
-    this is the only one.
+    count: returns the number, including this process. Raises StoreUnavailable. kept: whether counts are saved in the
+    store while this is the only one.
     """
 
     def __init__(self, name: str, count: Callable[[], Awaitable[int]], *, kept: bool = True) -> None:
@@ -98,32 +98,32 @@ class Sharing:
         self.processes = 1
 
     async def look(self) -> bool:
-        """Whether counts must not be kept there, because other sidecars serve the store, too. Logs a change of that.
+        """Whether counts must not be saved there, because other sidecars use the store. Logs a change of this.
 
         Raises StoreUnavailable.
         """
         before, self.processes = self.processes, await self._count()
         if before == 1 < self.processes:
-            _log.warning("sidecar: %s", self._told())
+            _log.warning("sidecar: %s", self._sentence())
         elif before > 1 == self.processes:
             _log.warning("sidecar: no other sidecar serves the store %s any more: counts survive a restart", self._name)
         return not self._kept or self.processes > 1
 
     def remarks(self) -> Sequence[str]:
-        """A line where there is something to say."""
-        return [f"store: {self._told()}"] if self.processes > 1 else []
+        """A line if there is something to report."""
+        return [f"store: {self._sentence()}"] if self.processes > 1 else []
 
-    def _told(self) -> str:
+    def _sentence(self) -> str:
         others = "another sidecar serves" if self.processes == 2 else f"{self.processes - 1} other sidecars serve"
         return f"{others} the store {self._name}: each counts quotas separately, and counts do not survive a restart"
 
 
 class NoAnswer(Exception):
-    """The process did not do as it was asked. The message says why."""
+    """The process did not carry out the command. The message says why."""
 
 
 def ask(path: str, word: str) -> str:
-    """What the process behind the socket says to DRAIN or UNDO. Blocks. Raises NoAnswer."""
+    """Send DRAIN or UNDO to the process behind the socket, and return its response. Blocks. Raises NoAnswer."""
     try:
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(ANSWER_SECONDS)
@@ -150,9 +150,9 @@ def _unreachable(path: str, error: OSError) -> str:
 
 @asynccontextmanager
 async def control_socket(path: str, drainer: Drainer) -> AsyncIterator[None]:
-    """Listens until it is left. Raises StartError, above all where another process listens there.
+    """Listens inside the context. Raises StartError, above all if another process listens there.
 
-    path: none is opened where it is empty.
+    path: if empty, no socket is opened.
     """
     if not path:
         yield
@@ -167,17 +167,17 @@ async def control_socket(path: str, drainer: Drainer) -> AsyncIterator[None]:
         yield
     finally:
         server.close()
-        with suppress(OSError):  # Another process may have put its own there.
+        with suppress(OSError):  # Another process may have put its own socket there.
             if os.stat(path).st_ino == ours:
                 os.remove(path)
 
 
 def _bound(path: str) -> socket.socket:
-    """Raises OSError, and StartError where something is there that is no socket that a dead process has left."""
+    """Raises OSError, and StartError if there is anything but a socket left by a dead process."""
     _make_room(path)
     listening = socket.socket(socket.AF_UNIX)
     try:
-        # Before it is bound, so that there is no moment in which others may connect; Linux takes the mode from here.
+        # Set before binding, so that others can never connect; Linux takes the mode from here.
         os.fchmod(listening.fileno(), _MODE)
         listening.bind(path)
         os.chmod(path, _MODE)
@@ -199,7 +199,7 @@ def _make_room(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.setblocking(False)
         with suppress(ConnectionRefusedError):
-            with suppress(BlockingIOError):  # Somebody listens, who is behind.
+            with suppress(BlockingIOError):  # A process listens, but is busy.
                 client.connect(path)
             raise StartError(f"cannot listen on {path} (drain.socket): another process does; give each sidecar its own")
     os.remove(path)
@@ -210,7 +210,7 @@ class _Control:
         self._drainer, self._open = drainer, 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection. What is too long, too slow, or one of too many, is closed without an answer."""
+        """Serve one connection. Too long, too slow or too many are closed without a response."""
         self._open += 1
         try:
             if self._open <= _AT_ONCE:

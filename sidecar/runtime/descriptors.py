@@ -1,4 +1,4 @@
-"""How many connections there can be, by how many files the process may open: every connection is one."""
+"""How many connections are possible, given how many files the process may open: each connection takes one."""
 
 import logging
 import os
@@ -16,13 +16,13 @@ _log = logging.getLogger(__name__)
 _RESERVED_SHARE: Final = 8
 _RESERVED_AT_LEAST: Final = 32
 _RESERVED_AT_MOST: Final = 1280
-"""For the store, reloads, name lookups, and the listeners of operators: two with 512 connections each, at most."""
+"""For the store, reloads, name lookups, and the operators' listeners: two with at most 512 connections each."""
 _WITHOUT_CONNECTIONS: Final = 16
-"""Of what is reserved, for everything but connections."""
+"""The part of the reserve for everything except connections."""
 
 
 def raise_limit() -> None:
-    """Let the process open as many files as it may allow itself: the soft limit is for programs that use select()."""
+    """Raise the soft limit of open files to the hard limit: the soft limit is for programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -33,7 +33,7 @@ def raise_limit() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """What the data and forward-auth listeners may hold.
+    """The limits of the data and forward-auth listeners.
 
     lent: connections to all upstreams beyond their `max_connections`, while clients are slow; None is no limit.
     """
@@ -43,9 +43,9 @@ class Room:
 
 
 class Descriptors:
-    """Shares out what the process may open, over what it holds already; see `raise_limit`.
+    """Divides the descriptors that the process may still open; see `raise_limit`.
 
-    few: a burst of connections could take all that is left before the first of them is refused.
+    few: a burst of connections could use up all of them before the first is refused.
     """
 
     def __init__(self, config: Config, *, limit: int | None, held: int) -> None:
@@ -58,16 +58,16 @@ class Descriptors:
         self.few = self._free is not None and self._free - _wanted(config) < BACKLOG
         if self._free is not None and not self.few:
             self._free -= BACKLOG
-        self._told: tuple[int, int] | None = None
+        self._logged: tuple[int, int] | None = None
 
     def room(self, config: Config) -> Room:
-        """With `limits.connections` lowered where there is no room for so many; that is logged."""
+        """The limits, with `limits.connections` lowered (and logged) if there are too few descriptors."""
         if self._free is None:
             return Room(limits=config.limits, lent=None)
         most = most_connections(config, self._free)
         wanted = config.limits.connections
-        if most < wanted and self._told != (most, wanted):
-            self._told = (most, wanted)
+        if most < wanted and self._logged != (most, wanted):
+            self._logged = (most, wanted)
             _log.warning(
                 "sidecar: limits.connections is %d instead of %d: the process may open only %d files (ulimit -n)",
                 most, wanted, self._limit,
@@ -76,7 +76,7 @@ class Descriptors:
         return Room(limits=config.limits.with_connections(most), lent=left)
 
     def operators(self) -> ServerLimits:
-        """Of the ops listener, and of the admin listener."""
+        """The limits of the ops and admin listeners."""
         usual = ServerLimits()
         if self._free is None:
             return usual
@@ -85,13 +85,13 @@ class Descriptors:
 
 
 def descriptors(config: Config) -> Descriptors:
-    """Of this process, now that all is open but the listeners."""
+    """The descriptors of this process, once everything except the listeners is open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Descriptors(config, limit=None if soft == resource.RLIM_INFINITY else soft, held=_held())
 
 
 def most_connections(config: Config, free: int) -> int:
-    """How many connections each listener can have. A connection of a client may need one to the upstream."""
+    """How many connections each listener can have. A client's connection may need one to the upstream."""
     listeners, upstream = _listeners(config), config.upstream_connections
     beside_a_full_upstream = (free - upstream) // listeners
     return max(beside_a_full_upstream if beside_a_full_upstream >= upstream else free // (listeners + 1), 1)
@@ -103,7 +103,7 @@ def _wanted(config: Config) -> int:
 
 
 def _listeners(config: Config) -> int:
-    """Those that `limits.connections` is for."""
+    """The listeners that `limits.connections` applies to."""
     return 1 if config.decision is None else 2
 
 

@@ -54,9 +54,9 @@ async def open_served(
     metrics: Metrics,
     clock: Clock,
 ) -> tuple[Store, Sharing]:
-    """The store that the configuration names, until `stack` ends, and who else serves it. Raises StartError.
+    """The store that the configuration names, until `stack` ends, and who else uses it. Raises StartError.
 
-    limiter: takes up the counts that are kept in the store; None where another process does, and marks the store.
+    limiter: restores the counts that are saved in the store; None if another process does, and marks the store.
     """
     try:
         mark = stack.enter_context(ExitStack())  # Left after the store is closed.
@@ -100,7 +100,7 @@ async def _store_of(config: Config, hasher: Hasher, metrics: Metrics, clock: Clo
 
 
 def _sharing_of(config: Config, store: Store, stack: AsyncExitStack, mark: ExitStack) -> Sharing:
-    """With counts in a Redis, or with keys in a file and nothing else, nobody shares counts, and none are kept."""
+    """With counts in Redis, or with keys in a file and no database, no counts are shared or saved."""
     url, name = config.store_usage if is_file(config.store) else config.store, shown_store(config.store)
     if is_sqlite(url):
         count = mark.enter_context(served_store(sqlite_path(url)))
@@ -118,7 +118,7 @@ async def _alone() -> int:
 
 
 def _name_of_process(config: Config) -> str:
-    """The same after a restart, so that a sidecar does not take itself for another."""
+    """A name that survives a restart, so that a sidecar does not mistake itself for another."""
     addresses = sorted(map(str, config.listen))
     own = f" {os.getpid()}" if any(address.port == 0 for address in config.listen) else ""
     return f"{socket.gethostname()} {' '.join(addresses)}{own}"

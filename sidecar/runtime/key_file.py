@@ -1,4 +1,4 @@
-"""Keys in a file, as a process uses them: opened by the configuration's rules, and read again when the file changes."""
+"""Keys in a file: opened with the configuration's rules, and reloaded when the file changes."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from sidecar.store.store import Store
 from sidecar.telemetry.metrics import Metrics
 
 WATCH_SECONDS: Final = 1.0
-"""How often the file is looked at."""
+"""How often the file is checked."""
 _SHOWN: Final = 3
 """The number of problems that readiness shows; the log has the first, and the next start all."""
 _log = logging.getLogger(__name__)
@@ -45,13 +45,13 @@ async def open_key_file(
 
 
 def rules_of(config: Config, hasher: Callable[[], Hasher], clock: Clock) -> Callable[[], LineRules]:
-    """What the configuration asks of a record that is read now; called in a thread, because peppers may be in files."""
+    """The configuration's current rules for records; called in a thread, because peppers may be in files."""
     actor = Actor(name=FILE, source=file_path(config.store))
     return lambda: line_rules(config, hasher(), now=clock.micros(), actor=actor)
 
 
 class KeyFileWatch(Collector):
-    """Watches the file, and loads it when it has changed. An invalid file leaves the keys as they are."""
+    """Watches the file, and loads it when it changes. An invalid file does not change the keys."""
 
     def __init__(self, store: FileStore, *, clock: Clock) -> None:
         self._store, self._clock = store, clock
@@ -66,15 +66,16 @@ class KeyFileWatch(Collector):
             )
 
     def reconfigure(self, config: Config, hasher_of: Callable[[Config], Hasher]) -> None:
-        """Read the file again, changed or not: what a record may hold follows from the configuration."""
+        """Reload the file, changed or not: the rules for records depend on the configuration."""
         self._store.rules, self._seen = rules_of(config, partial(hasher_of, config), self._clock), None
 
     async def round(self) -> None:
-        """Look once. Raises StoreUnavailable, and tries again the next time."""
+        """Check once. Raises StoreUnavailable, and retries the next time."""
         identity = await self._identity()
         if identity == self._seen:
             return
-        # It may be written in several steps: it is read once it has stood still, and taken if it still does.
+        # It may be written in several steps: it is read once it has stopped changing, and used if it is still
+        # unchanged.
         await asyncio.sleep(SETTLE_SECONDS)
         if await self._identity() != identity:
             return
@@ -91,9 +92,7 @@ class KeyFileWatch(Collector):
             self._taken(len(records), changed=bool(found))
 
     def remarks(self) -> Sequence[str]:
-        """Where keys come from, and the place of a mistake in the file: only the place, as its text may contain
-        secrets.
-        """
+        """Where keys come from, and the place of an error in the file: only that, as its text may contain secrets."""
         kept = "" if self._store.keeps_usage else "; their use and changes are not stored"
         note = f"keys: from the file {self._store.path}, which is read-only{kept}"
         if self._problem is None:

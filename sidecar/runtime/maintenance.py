@@ -26,16 +26,16 @@ from sidecar.usage.writer import KeyUsed, RefusalCount, UsageWriter
 _log = logging.getLogger(__name__)
 
 _ROWS: Final = 2_000
-"""Rows summed up or forgotten in one transaction, so that no other writer waits long."""
+"""Rows merged or deleted in one transaction, so that no other writer waits long."""
 _PAUSE_SECONDS: Final = 0.05
-"""Between two of these transactions."""
+"""Pause between two of these transactions."""
 _RESTORED: Final = 500
 
 
 class UsageKeeper:
-    """Writes what `usage` has counted, shows it to `detector`, and forgets old counts.
+    """Writes the counts of `usage`, passes them to `detector`, and deletes old counts.
 
-    prefixes: what keys begin with; a key that a client puts into its User-Agent is not stored.
+    prefixes: those of keys; a key that a client puts into its User-Agent is not stored.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class UsageKeeper:
         self._writer.agents.reconfigure(prefixes)
         self._round = asyncio.Lock()
         self.gather: Callable[[], Awaitable[None]] | None = None
-        """Lets other processes report what they have counted."""
+        """Collects the counts of other processes."""
 
     @property
     def events(self) -> AnomalyLog:
@@ -76,13 +76,13 @@ class UsageKeeper:
         self._detector.reconfigure(settings.unusual)
 
     async def restore(self) -> None:
-        """Remember the unusual events of before the start. Raises StoreUnavailable."""
+        """Load the unusual events from before the start. Raises StoreUnavailable."""
         self._detector.events.restore(await self._anomalies.newest(limit=_RESTORED))
 
     async def flush(self, *, everything: bool = False) -> None:
-        """Write what was counted; at the end of the process `everything`. Raises StoreUnavailable.
+        """Write the counts; at the end of the process, `everything`. Raises StoreUnavailable.
 
-        A write that has begun ends even where this is cancelled: half of it would be written twice otherwise.
+        A write completes even if this is cancelled: otherwise half of it would be written twice.
         """
         if everything and self.gather is not None:
             await self.gather()
@@ -96,7 +96,7 @@ class UsageKeeper:
             raise
 
     async def tidy(self) -> None:
-        """Sum up old counts by the day, and forget older ones. Raises StoreUnavailable."""
+        """Merge old counts into days, and delete older ones. Raises StoreUnavailable."""
         await self._in_steps(self._counts.roll_up, self._settings.hours_seconds)
         await self._in_steps(self._counts.prune, self._settings.keep_seconds)
 
@@ -137,14 +137,14 @@ class UsageKeeper:
         )
 
 
-# Replaced keys that are not used any more are retired before their overlap ends, where that is configured.
+# Replaced keys that are no longer used retire before their overlap ends, if so configured.
 
 
 RETIRE_SECONDS = 300.0
-"""How often unused keys are looked for."""
+"""How often unused keys are searched for."""
 
 _AT_ONCE: Final = 100
-"""Keys of one round; more wait for the next."""
+"""Keys in one round; more wait for the next."""
 
 
 class Retirement:
@@ -174,7 +174,7 @@ class Retirement:
             return
         now = self._now()
         for key in await self._statistics.unused(before=now - unused, now=now, limit=_AT_ONCE):
-            # Uses that are still in this process's memory must be in the row that is decided on.
+            # Uses that are still in this process's memory must be in the row on which the decision is based.
             await self._usage.flush(everything=True)
             with suppress(KeyConflict):
                 await self._retire(key.id, unused)
@@ -190,17 +190,17 @@ class Retirement:
         return self._clock.micros()
 
 
-# Keys that are older than they may get without rotation are announced, once each.
+# Keys that are older than allowed without rotation are reported, once each.
 
 
 OLD_KEYS_SECONDS = 300.0
-"""How often old keys are looked for."""
+"""How often old keys are searched for."""
 _ANNOUNCED: Final = 50
-"""Keys of one round; more wait for the next."""
+"""Keys in one round; more wait for the next."""
 
 
 class OldKeys:
-    """Announces each key that is older than `keys.max_age`, once for all processes of the store."""
+    """Reports each key that is older than `keys.max_age`, once for all processes of the store."""
 
     def __init__(self, anomalies: StoredAnomalies, events: AnomalyLog, *, settings: KeySettings, clock: Clock) -> None:
         self._anomalies, self._events, self._clock = anomalies, events, clock
@@ -212,7 +212,7 @@ class OldKeys:
         self._age = None if seconds is None else int(seconds * 1_000_000)
 
     async def round(self) -> None:
-        """Announce some. Raises StoreUnavailable."""
+        """Report some keys. Raises StoreUnavailable."""
         if self._age is None:
             return
         now = self._clock.micros()
@@ -226,16 +226,16 @@ def _too_old(created_at: int) -> str:
 
 
 FLUSH_SECONDS = 2.0
-"""How often the use of keys is written; a crash forgets at most what was used since."""
+"""How often the use of keys is written; a crash loses at most this much."""
 TIDY_SECONDS = 900.0
-"""How often old counts of use are summed up or forgotten."""
+"""How often old usage counts are merged or deleted."""
 QUOTA_SECONDS = 5.0
-"""How often quota states are written; a crash forgets at most what was taken since."""
-_TELL_SECONDS: Final = 3600.0
+"""How often quota states are written; a crash loses at most this much."""
+_REPORT_SECONDS: Final = 3600.0
 COUNT_SECONDS = 60.0
 """How often keys are counted for the metric."""
 DUE_AT_MOST = 1000
-"""How many keys that end soon are counted; more are shown as this many."""
+"""Up to how many keys that end soon are counted; more are shown as this number."""
 
 _SPANS: Final = {"1d": 1, "7d": 7, "30d": 30}
 _DAY: Final = 86_400_000_000
@@ -244,8 +244,8 @@ _DAY: Final = 86_400_000_000
 class Upkeep:
     """Writes the use of keys and quota states, and counts keys, at intervals.
 
-    Quota states are of this process alone: where others serve the store, too, it has none, so that nobody takes up what
-    another has counted.
+    Quota states belong to this process alone: if others use the store, too, none are saved, so that no process restores
+    the counts of another.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class Upkeep:
         self._saves = True
         self._saved: set[int] = set()
         self._evicted = 0
-        self._told_at = float("-inf")
+        self._reported_at = float("-inf")
 
     async def start(self, background: Background) -> None:
         background.repeat(self._usage.flush, FLUSH_SECONDS)
@@ -275,7 +275,7 @@ class Upkeep:
         background.repeat(self._count_keys, COUNT_SECONDS)
 
     async def finish(self) -> None:
-        """Write what is not written yet, unless the store is unavailable."""
+        """Write what is still unwritten, unless the store is unavailable."""
         with suppress(StoreUnavailable):
             await self._usage.flush(everything=True)
             await self._save_quotas()
@@ -288,10 +288,10 @@ class Upkeep:
         elif self._saves:
             await self._quotas.forget()
             self._saves, self._saved = False, set()
-        await self._tell_evicted(now)
+        await self._report_evicted(now)
 
     async def _write_quotas(self, now: float) -> None:
-        """Write only states that changed, in batches that another thread makes: a row takes some microseconds."""
+        """Write only changed states, in batches that another thread makes: a row takes some microseconds."""
         self._saves = True
         rows, seen = self._limiter.rows(now), set[int]()
         while changed := await asyncio.to_thread(self._changed, rows, seen):
@@ -299,7 +299,7 @@ class Upkeep:
         self._saved = seen
 
     def _changed(self, rows: Iterator[QuotaRow], seen: set[int]) -> Sequence[QuotaRow]:
-        """The next rows that are not written yet. Adds the hash of each row to `seen`; a row itself takes 400 bytes."""
+        """The next unwritten rows. Adds the hash of each row to `seen`; a row itself takes 400 bytes."""
         changed: list[QuotaRow] = []
         for row in rows:
             known = hash(row)
@@ -310,15 +310,15 @@ class Upkeep:
                     break
         return changed
 
-    async def _tell_evicted(self, now: float) -> None:
-        """Where counts made room for others: say so, at most once an hour, and keep the store as small as memory."""
+    async def _report_evicted(self, now: float) -> None:
+        """If counts were evicted: report it, at most once an hour, and trim the store to the size of memory."""
         limiter = self._limiter
         if limiter.evicted == self._evicted:
             return
         self._evicted = limiter.evicted
         await self._quotas.trim(most=limiter.max_entries)
-        if not 0 <= now - self._told_at < _TELL_SECONDS:
-            self._told_at = now
+        if not 0 <= now - self._reported_at < _REPORT_SECONDS:
+            self._reported_at = now
             _log.warning(
                 "sidecar: limiter: its %d entries are full: the least used counts by address start from zero. Raise "
                 "limiter.entries (600 bytes each), or look for a flood of addresses",

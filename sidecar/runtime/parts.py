@@ -1,4 +1,4 @@
-"""What runs behind the listeners of one process: a whole sidecar, its control process, or a worker."""
+"""The parts behind the listeners of one process: a whole sidecar, its control process, or a worker."""
 
 import logging
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
-    """What is done once for all processes."""
+    """Tasks that run once for all processes."""
 
     keeper: UsageKeeper
     retirement: Retirement
     old_keys: OldKeys
 
     def reconfigure(self, config: Config) -> None:
-        """Do it as `config` says from now on."""
+        """Use `config` from now on."""
         self.keeper.reconfigure(config.usage, prefixes=key_prefixes(config))
         self.retirement.reconfigure(config.keys)
         self.old_keys.reconfigure(config.keys)
@@ -48,10 +48,10 @@ class Keeping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What runs behind the listeners. All of it ends with `stack`. keeping: None in a worker."""
+    """The parts behind the listeners. All of them end with `stack`. keeping: None in a worker."""
 
     config: Config
-    """As it was at the start; `serving` has the one in force."""
+    """The configuration at the start; `serving` has the current one."""
     stack: AsyncExitStack
     metrics: Metrics
     background: Background
@@ -69,11 +69,11 @@ class Parts:
     workers: Workers | None = None
 
     async def answers(self) -> bool:
-        """Whether the data path answers: that of each worker, where there are any."""
+        """Whether the data path responds: that of each worker, if there are any."""
         return await (self.serving.answers() if self.workers is None else self.workers.answer(least=1))
 
     async def alive(self) -> bool:
-        """As `answers`; also while every worker is being started again."""
+        """As `answers`; also while every worker is being restarted."""
         return await (self.serving.answers() if self.workers is None else self.workers.answer(least=0))
 
     async def drain(self, *, at_once: bool = False) -> None:
@@ -132,7 +132,7 @@ def duties_of(parts: Parts, common: Common) -> Duties:
 
 
 async def reconfigure_workers(parts: Parts, workers: Workers) -> None:
-    """They get it together. What keeps one from it has kept this process from it before, but for an odd moment."""
+    """Reconfigure all workers together. What fails in one has nearly always failed in this process first."""
     config = parts.serving.config
     if isinstance(parts.limiters.quotas, SharedLimiter):
         parts.limiters.quotas.quotas = config.quotas
@@ -159,15 +159,15 @@ def _observed(parts: Parts) -> Sequence[str]:
 
 
 def _unwritten(store: Store) -> Sequence[str]:
-    """Not a reason to be unready: requests are still decided."""
+    """Not a reason to be unready: requests can still be decided."""
     problem = store.database.write_problem
     return [f"store: the last change was not written: {problem}"] if problem else []
 
 
 async def problems(parts: Parts) -> Sequence[str]:
-    """What keeps the sidecar from being ready: it must be able to look up a key that is not cached, and not drain.
+    """What keeps the sidecar from being ready: it must be able to look up an uncached key, and must not be draining.
 
-    While cached keys keep working without the store, it stays ready, so that not every replica is taken out at once.
+    While cached keys keep working without the store, it stays ready, so that not all replicas are removed at once.
     """
     if parts.drainer.not_ready:
         return [f"drain: {parts.drainer.not_ready}"]

@@ -1,6 +1,6 @@
-"""Makes the snapshot that requests are served by, of one configuration, and swaps it whole on a reload.
+"""Makes the snapshot that serves requests from a configuration, and swaps it as a whole on a reload.
 
-A reload comes when it is asked for, and when the file has changed.
+A reload happens on request, and when the file changes.
 """
 
 import asyncio
@@ -47,13 +47,13 @@ _log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
-    """The configuration cannot be carried out. The message says what to do."""
+    """The configuration cannot be applied. The message says what to do."""
 
 
 async def serve_app(
     app: web.Application, addresses: Sequence[Address], option: str, *, limits: ServerLimits, stack: AsyncExitStack
 ) -> tuple[Address, ...]:
-    """Serve `app` until `stack` is left; returns the bound addresses. Raises StartError, which names `option`."""
+    """Serve `app` until `stack` ends; returns the bound addresses. Raises StartError, which names `option`."""
     with taken_port(option):
         return await stack.enter_async_context(serving_app(app, addresses, limits=limits))
 
@@ -76,14 +76,14 @@ def taken_port(option: str) -> Iterator[None]:
         raise StartError(f"cannot listen on {error.address} ({option}): {error.reason}") from error
 
 
-# What requests are served by.
+# The snapshot that serves requests.
 
 
 MakeGate = Callable[[Config, KeyFinder], Gate]
 
 
 class Serving:
-    """The configuration in force, and what was made of it. To be made where its loop runs. Raises StartError."""
+    """The current configuration, and the parts made from it. Create it inside the running loop. Raises StartError."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Serving:
         descriptors: Descriptors,
         remembers: bool = True,
     ) -> None:
-        """remembers: whether requests are known by their bytes."""
+        """remembers: whether known requests are cached."""
         self._reader, self._make_gate, self._metrics, self._descriptors = reader, make_gate, metrics, descriptors
         self._remembers = remembers
         self.config = config
@@ -115,7 +115,7 @@ class Serving:
         metrics.watch(key_cache=self._cache_results)
 
     def data_server(self, observer: Observer, clock: Clock) -> DataServer:
-        """The data listener, which follows the configuration from here on."""
+        """The data listener, which follows the configuration from now on."""
         self._data = DataServer(
             self._snapshot,
             observer=observer,
@@ -128,17 +128,17 @@ class Serving:
         return self._data
 
     async def answers(self) -> bool:
-        """Whether the data listener answers. Also where it is not made yet."""
+        """Whether the data listener responds, or does not exist yet."""
         return self._data is None or await self._data.answers()
 
     async def check(self) -> None:
-        """Tell the log and the metrics if the data listener does not answer."""
+        """Report to the log and the metrics if the data listener does not respond."""
         if not await self.answers():
             self._metrics.internal_errors += 1
             _log.error("sidecar: the data listener does not answer; /livez is 503 until it does")
 
     def decisions(self) -> DecisionSnapshot:
-        """The forward-auth listener's snapshot of the configuration in force."""
+        """The forward-auth listener's snapshot of the current configuration."""
         return DecisionSnapshot(
             gate=self._snapshot.gate,
             responses=self._snapshot.responses,
@@ -149,10 +149,10 @@ class Serving:
         )
 
     async def reconfigure(self, wanted: Config) -> Sequence[str]:
-        """Serve by `wanted` from the next request on; gives the options that wait for a restart.
+        """Use `wanted` from the next request on. Returns the options that need a restart.
 
-        Raises StartError, and then nothing has changed. Requests that have begun end by the snapshot that they began
-        with, over its upstreams' connections.
+        Raises StartError; then nothing has changed. Running requests keep the snapshot that they began with, and its
+        upstreams' connections.
         """
         config, kept = without_restart(self.config, wanted)
         cache = self._cache_for(config)
@@ -160,7 +160,7 @@ class Serving:
         room = self._descriptors.room(config)
         upstreams = self._upstreams_for(config, room)
         certificates = self._certificates if config.tls == self.config.tls else _certificates_of(config)
-        # From here on nothing is awaited, so that no request sees a part of it.
+        # From here on nothing is awaited, so that no request sees a partial change.
         self._swap_cache(cache)
         self.grace.reconfigure(config.store_grace)
         self.config, self._certificates, self._room = config, certificates, room
@@ -178,7 +178,10 @@ class Serving:
             upstream.close()
 
     def _cache_for(self, config: Config) -> KeyCache:
-        """What is in memory was well-formed by the rules that it came in under, and is not asked again under others."""
+        """A new cache if the rules of keys changed.
+
+        Cached entries were checked by the old rules, and are not checked again.
+        """
         if config.keys == self.config.keys:
             return self._cache
         return self._empty_cache(config)
@@ -187,7 +190,7 @@ class Serving:
         return KeyCache(self._reader, size=config.keys.cache_size, grace=self.grace)
 
     def _swap_cache(self, new: KeyCache) -> None:
-        """With the counts of the old one, because counters do not go back."""
+        """Keep the counts of the old cache, because counters must not decrease."""
         old, self._cache = self._cache, new
         new.hits, new.misses, new.negative_hits = old.hits, old.misses, old.negative_hits
 
@@ -205,7 +208,7 @@ class Serving:
         )
 
     def _upstreams_for(self, config: Config, room: Room) -> dict[str | None, Upstream]:
-        """Those that have not changed are kept, with their connections."""
+        """Unchanged upstreams are kept, with their connections."""
         before = self.config.every_upstream
         return {
             name: self._upstreams[name]
@@ -220,7 +223,7 @@ class Serving:
             return Upstream(settings, loop=loop, most_lent=_lent(config, room), held=self._held)
 
     def _context(self) -> ssl.SSLContext:
-        """TLS neither begins nor ends while the process runs, so that there are certificates if there were any."""
+        """TLS is never turned on or off in a running process, so there are certificates if there were any."""
         return cast(ListenerCertificates, self._certificates).current()
 
     def _declare_series(self) -> None:
@@ -241,13 +244,13 @@ def _lent(config: Config, room: Room) -> int | None:
 
 
 def _return_memory_soon() -> None:
-    """Once the connections are closed that something was held for. In a thread, because it can take 40 ms."""
+    """Once the slow connections are closed. In a thread, because it can take 40 ms."""
     loop = asyncio.get_running_loop()
     loop.call_later(_CLOSED_BY_SECONDS, loop.run_in_executor, None, _return_memory)
 
 
 def _return_memory() -> None:
-    """What was freed, to the system; glibc keeps it otherwise, and has `malloc_trim` for that. Others need not."""
+    """Return freed memory to the system with `malloc_trim`, because glibc keeps it otherwise."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -261,14 +264,14 @@ def _certificates_of(config: Config) -> ListenerCertificates | None:
 
 
 SETTLE_SECONDS = 0.1
-"""A file that has changed is read when it has stood still for this long: it may be written in several steps."""
+"""A changed file is read once it has not changed for this long: it may be written in several steps."""
 
 
 class Reloader:
-    """Reads by `load` (which raises ConfigError, and may block) and hands the whole to `reconfigure`.
+    """Reads with `load` (which raises ConfigError, and may block) and passes the result to `reconfigure`.
 
-    adopt: takes the configuration, or raises StartError and takes nothing; gives the options that wait for a restart.
-    running: the configuration in force.
+    adopt: applies the configuration, or raises StartError and changes nothing; returns the options that need a restart.
+    running: the current configuration.
     """
 
     def __init__(
@@ -286,7 +289,7 @@ class Reloader:
         self._seen = identity_of(running().path)
 
     def ask(self) -> None:
-        """Read it soon, changed or not."""
+        """Request a reload soon, changed or not."""
         self._asked.set()
 
     async def run(self) -> None:
@@ -295,7 +298,7 @@ class Reloader:
                 await self._reload()
 
     async def _is_asked(self) -> bool:
-        """Whether it was asked for within an interval; where the file is not watched, only that ends the wait."""
+        """Whether a reload was requested within an interval; if the file is not watched, only that ends the wait."""
         rules = self._running().reload
         with suppress(TimeoutError):
             async with asyncio.timeout(rules.interval if rules.watch else None):
@@ -310,7 +313,7 @@ class Reloader:
         return True
 
     async def _settled(self, identity: FileIdentity) -> FileIdentity:
-        """The file as it is once it has stopped changing: half of it may be valid, and say something else."""
+        """The file's identity once it has stopped changing: half a file may be valid, with another meaning."""
         while True:
             await asyncio.sleep(SETTLE_SECONDS)
             before, identity = identity, await self._identity()
@@ -321,9 +324,9 @@ class Reloader:
         return await asyncio.to_thread(identity_of, self._running().path)
 
     async def _read(self) -> Config:
-        """Read the file, and again where it changed meanwhile."""
+        """Read the file, and again if it changed meanwhile."""
         while True:
-            # Taken before reading: what changes meanwhile is then seen to be other than what was read.
+            # Taken before reading, so that a change during the read is noticed.
             self._seen = await self._identity()
             failed: ConfigError | None = None
             try:
@@ -346,7 +349,7 @@ class Reloader:
             self._refused(ConfigProblem(problem.where, problem.text) for problem in error.problems)
         except StartError as error:
             self._refused([ConfigProblem("", str(error))])
-        except Exception as error:  # A reload that failed must not be the last.
+        except Exception as error:  # A failed reload must not be the last.
             self._refused([ConfigProblem("", f"internal error: {type(error).__name__}")])
         else:
             self._reloads.taken(wanted.path, wanted.sha256, at=self._clock.seconds(), kept=kept)

@@ -1,8 +1,8 @@
-"""The parent of `sidecar serve --workers`: starts processes, starts again those that die, and passes signals on.
+"""The parent of `sidecar serve --workers`: starts processes, restarts those that die, and passes signals on.
 
-It has no event loop and no thread, so that it can fork at any moment, and nothing that a client sends reaches it. It
-holds the listening sockets: a connection that waits for a worker waits for any of them, whichever dies. Its children
-are the control process (number 0) and the workers (1 and up); see `runtime.workers`.
+It has no event loop and no thread, so that it can fork at any time, and nothing that a client sends reaches it. It
+holds the listening sockets: a waiting connection waits for any worker, even if one of them dies. Its children are the
+control process (number 0) and the workers (1 and up); see `runtime.workers`.
 """
 
 import os
@@ -19,21 +19,24 @@ from typing import Final, NoReturn
 from sidecar.runtime.workers import Begin, receive, send
 
 HURRY: Final = signal.SIGUSR1
-"""What the parent sends where it was told to stop a second time. Service managers send SIGTERM to every process of a
-service (systemd.kill(5)), which then comes to a child twice, and must not cut off what it finishes."""
+"""What the parent sends after a second signal to stop.
+
+Service managers send SIGTERM to every process of a service (systemd.kill(5)), so a child gets it twice, which must not
+cut off running requests.
+"""
 
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _CONTROL: Final = 0
 _PAUSE_SECONDS: Final = 0.05
-"""Before one that had begun to serve is started again; twice as long after each that did not come so far."""
+"""Pause before a process that had begun to serve is restarted; doubled after each that did not get that far."""
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """What a child has of the parent. life: ends when the parent has died.
+    """What a child inherits from the parent. life: closes when the parent dies.
 
-    ends: the control process's of the sockets to each worker, or the one of this worker. parent: control process only.
+    ends: the control process's ends of the sockets to each worker, or this worker's end. parent: control process only.
     """
 
     number: int
@@ -53,13 +56,13 @@ class _Child:
         self.number, self.pid, self.failures = number, 0, 0
         self.up_at: float | None = None
         self.due_at: float | None = None
-        """When it is to be started."""
+        """When to start it."""
 
 
 class Supervisor:
-    """run: what a child does; gives its exit status. release: lets go of what only the children are to hold.
+    """run: what a child does; returns its exit status. release: closes what only the children should hold.
 
-    log: gets lines for the operator.
+    log: receives lines for the operator.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class Supervisor:
         self._status = 0
 
     def serve(self) -> int:
-        """Until all have ended; the exit status."""
+        """Run until all processes have ended. Returns the exit status."""
         with self._handlers():
             self._children[_CONTROL].due_at = 0.0
             while self._is_needed():
@@ -96,15 +99,15 @@ class Supervisor:
 
     @contextmanager
     def _handlers(self) -> Iterator[None]:
-        """Until the parent has no child any more; a child has its own."""
-        before = {number: signal.signal(number, self._noted) for number in _HANDLED}
+        """Signal handlers until the parent has no more children; a child has its own."""
+        before = {number: signal.signal(number, self._on_signal) for number in _HANDLED}
         woken = signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
         yield
         signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def _noted(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
         if number != signal.SIGCHLD:
             self._signals.append(number)
 
@@ -143,12 +146,12 @@ class Supervisor:
             signal.signal(handled, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, lambda signum, _: early.append(signum))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_HANDLED, HURRY})
-        # Ctrl-C reaches the whole group of a terminal: it is the parent's to pass on.
+        # Ctrl-C reaches the whole process group of a terminal: only the parent reacts, and passes it on.
         os.setpgid(0, 0)
         sys.exit(self._run(self._seat(number, early)))
 
     def _seat(self, number: int, early: Sequence[int]) -> Seat:
-        """Closes what is not this child's."""
+        """Close what does not belong to this child."""
         ours, its = self._to_control
         for unused in (*self._wake, ours):
             unused.close()
@@ -166,7 +169,7 @@ class Supervisor:
         return Seat(number=number, life=self._life[0], ends=[mine], parent=None, early=early)
 
     def _reap(self) -> None:
-        """Process 1 of a container also reaps what is not its own."""
+        """Process 1 of a container also reaps other processes' children."""
         with suppress(ChildProcessError):
             while True:
                 pid, wait_status = os.waitpid(-1, os.WNOHANG)
@@ -210,7 +213,7 @@ class Supervisor:
                         self._in_force = content
 
     def _control_up(self) -> None:
-        """Workers begin once the store is open and quotas are restored."""
+        """Start workers once the store is open and quotas are restored."""
         self._children[_CONTROL].up_at = time.monotonic()
         for child in self._children:
             if not child.pid and child.due_at is None and not self._is_stopping:
@@ -220,22 +223,22 @@ class Supervisor:
         if number == signal.SIGHUP and not self._children[_CONTROL].pid:
             self._missed.append(number)
         elif number == signal.SIGHUP:
-            self._tell([self._children[_CONTROL]], signal.SIGHUP)
+            self._signal([self._children[_CONTROL]], signal.SIGHUP)
         elif not self._is_stopping:
             self._stop(number)
         elif not self._is_hurried:
             self._is_hurried = True
-            self._tell(self._children, HURRY)
+            self._signal(self._children, HURRY)
 
     def _stop(self, number: int) -> None:
-        """Let each finish what has begun. The last of them to close the sockets is then the last that accepts."""
+        """Let each finish running requests. The last one to close the sockets is the last that accepts."""
         self._is_stopping = True
         self._release()
         for child in self._children:
             child.due_at = None
-        self._tell(self._children, number)
+        self._signal(self._children, number)
 
-    def _tell(self, children: Sequence[_Child], number: int) -> None:
+    def _signal(self, children: Sequence[_Child], number: int) -> None:
         for child in children:
             if child.pid:
                 with suppress(ProcessLookupError):

@@ -15,7 +15,7 @@ from sidecar.keys.ports import StoreUnavailable
 class SystemClock:
     """The `core.units.Clock` of a process."""
 
-    # Without a function of Python between: requests ask several times each.
+    # Without a Python function in between: each request calls these several times.
     seconds = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
 
@@ -27,17 +27,17 @@ _log = logging.getLogger(__name__)
 
 
 RESTART_SECONDS = 1.0
-"""After which a loop that raised is started again."""
+"""Pause before a loop that raised is restarted."""
 
 
 class Background:
-    """Starts tasks; each is cancelled, and waited for, when `stack` is left. `failed` counts rounds that failed."""
+    """Starts tasks; each is cancelled and awaited when `stack` ends. `failed` counts failed rounds."""
 
     def __init__(self, stack: AsyncExitStack, failed: Callable[[Reason], None]) -> None:
         self._stack, self._failed = stack, failed
 
     def repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-        """`work` every `seconds`, the first time after as many. A round that fails is not the last."""
+        """Run `work` every `seconds`, the first time after that many. A failed round is not the last."""
 
         async def forever() -> None:
             while True:
@@ -47,7 +47,7 @@ class Background:
         self._start(forever())
 
     def run(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """`loop`, which has its own rounds, and is started again where it ends or raises."""
+        """Run `loop`, which has its own rounds, and is restarted if it ends or raises."""
 
         async def forever() -> None:
             while True:
@@ -57,13 +57,13 @@ class Background:
         self._start(forever())
 
     def count_failed_callbacks(self) -> None:
-        """Count what the event loop's own callbacks raise, timers above all, until `stack` is left."""
+        """Count exceptions of the event loop's own callbacks, above all timers, until `stack` ends."""
         loop = asyncio.get_running_loop()
         before = loop.get_exception_handler()
 
         def count(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             error = context.get("exception")
-            if error is not None and not isinstance(error, OSError):  # The network's, which are no fault of ours.
+            if error is not None and not isinstance(error, OSError):  # Errors of the network are not our fault.
                 self._failed(Reason.INTERNAL)
             loop.default_exception_handler(context)
 
@@ -74,12 +74,12 @@ class Background:
         try:
             await work()
         except StoreUnavailable:
-            # Told by readiness, and by the requests that need the store.
+            # Reported by readiness, and by requests that need the store.
             self._failed(Reason.STORE_UNAVAILABLE)
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            self._note(error)  # Something that it waited for was cancelled.
+            self._note(error)  # Something that it awaited was cancelled.
         except Exception as error:
             self._note(error)
 
@@ -102,24 +102,24 @@ def _is_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-# The shutdown: balancers are told first, then what has begun is finished.
+# The shutdown: notify balancers first, then finish running requests.
 
 
 class Server(Protocol):
-    """A listener that answers requests."""
+    """A listener that serves requests."""
 
     def close_when_idle(self) -> None:
-        """Make every answer its connection's last."""
+        """Close each connection after its next response."""
 
     def keep_open(self) -> None:
         """Undo `close_when_idle`."""
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Take no more connections, finish what has begun for at most `grace_seconds`, and end the rest."""
+        """Accept no more connections, let running requests finish within `grace_seconds`, and end the rest."""
 
 
 class Drainer:
-    """Ends listeners together. While `not_ready` says why, readiness is to say so. To be made where its loop runs."""
+    """Ends listeners together. Readiness reports `not_ready` if it is not empty. Create it inside the running loop."""
 
     def __init__(self) -> None:
         self._servers: list[Server] = []
@@ -127,22 +127,22 @@ class Drainer:
         self._patience = asyncio.timeout(None)
         self._hurried = False
         self._since: float | None = None
-        """When load balancers were first told, by readiness, to go elsewhere."""
+        """When readiness first told load balancers to go elsewhere."""
         self.begun = False
-        """Whether the process ends; `announce` alone does not end it."""
+        """Whether the process is ending; `announce` alone does not end it."""
 
     def add(self, server: Server) -> None:
         self._servers.append(server)
 
     @property
     def not_ready(self) -> str:
-        """Why; empty where nothing is drained."""
+        """Why it is not ready; empty if it is not draining."""
         if self.begun:
             return "shutting down"
         return "" if self._since is None else "asked for by `sidecar drain`"
 
     def announce(self) -> bool:
-        """Tell balancers and clients, and go on serving them; False where that was done before."""
+        """Notify balancers and clients, but keep serving them. False if that was already done."""
         if self._since is not None:
             return False
         self._since = self._loop.time()
@@ -151,7 +151,7 @@ class Drainer:
         return True
 
     def undo(self) -> bool:
-        """Be ready again; False where nothing was announced. Not to be called once draining has `begun`."""
+        """Become ready again. False if nothing was announced. Must not be called once draining has `begun`."""
         if self._since is None:
             return False
         self._since = None
@@ -160,15 +160,15 @@ class Drainer:
         return True
 
     def delay_left(self, rules: Drain) -> float:
-        """Seconds of `rules.delay` that are not over yet: it counts from when balancers were told."""
-        told = 0.0 if self._since is None else self._loop.time() - self._since
-        return max(rules.delay - told, 0.0)
+        """Remaining seconds of `rules.delay`, which counts from when balancers were notified."""
+        elapsed = 0.0 if self._since is None else self._loop.time() - self._since
+        return max(rules.delay - elapsed, 0.0)
 
     async def drain(self, rules: Drain, *, at_once: bool = False) -> None:
         """Accept connections for what is left of `rules.delay` (`at_once`: none), and finish requests for
         `rules.timeout`.
 
-        What takes longer is cut off.
+        Requests that take longer are cut off.
         """
         self.begun = True
         delay = self.delay_left(rules)
@@ -181,7 +181,7 @@ class Drainer:
         await self._stop(0)
 
     def hurry(self) -> None:
-        """Cut off everything that is under way, now or when draining begins."""
+        """Cut off everything in progress, now or when draining begins."""
         if self.begun and not self._hurried:
             self._patience.reschedule(self._loop.time())
         self._hurried = True

@@ -1,4 +1,4 @@
-"""The access log and tracing, as they are configured."""
+"""Sets up the access log and tracing as configured."""
 
 import secrets
 import sys
@@ -32,9 +32,9 @@ from sidecar.usage.recorder import Usage
 _FORMATS: Mapping[str, type[JsonLines] | type[CombinedLines]] = {"json": JsonLines, "combined": CombinedLines}
 
 SHOWN_OF_HASH: Final = 12
-"""Hexadecimal digits of a configuration's SHA-256, as `serve` prints it, too."""
+"""Hexadecimal digits of a configuration's SHA-256, also printed by `serve`."""
 REFUSALS_SECONDS: Final = 2.0
-"""How often the newest refusals are made readable, and what they hold of requests is let go."""
+"""How often the newest refusals are made readable, so that their requests can be freed."""
 
 
 class RevocationLag(Collector):
@@ -73,9 +73,9 @@ class ReplicaInStep(Collector):
 
 
 class Observing:
-    """To be made where its loop runs. Raises StartError.
+    """Create it inside the running loop. Raises StartError.
 
-    What it starts ends with `stack`: first what runs, then what waits is written.
+    What it starts ends with `stack`: first tasks end, then pending output is written.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Observing:
         clock: Clock,
         log_lock: int | None = None,
     ) -> None:
-        """log_lock: as of `lines_writer`, where other processes write the log, too."""
+        """log_lock: as in `lines_writer`, if other processes also write the log."""
         self._log_lock = log_lock
         self._metrics, self._background, self._stack, self._clock = metrics, background, stack, clock
         self._redaction = Redaction()
@@ -101,7 +101,7 @@ class Observing:
         self.reconfigure(config)
         metrics.also(ObservingMetrics(lambda: self._observing))
         self.access_log = None if config.access_log is None else self._log(config.access_log)
-        """None where there is none; so is `tracer`."""
+        """None if disabled; so is `tracer`."""
         self.tracer = None if config.tracing is None else self._trace(config.tracing)
 
     def exchanges(self, usage: Usage) -> Exchanges:
@@ -118,7 +118,7 @@ class Observing:
         )
 
     def reconfigure(self, config: Config) -> None:
-        """What keys look like, who is trusted, what is in force and whether anything is observed, from here on."""
+        """Update prefixes of keys, trusted peers, the current configuration, and whether anything is observed."""
         self._config_hash = config.sha256[:SHOWN_OF_HASH] or None
         self._observing = bool(observing(config))
         self._redaction.reconfigure(key_prefixes(config))
@@ -146,7 +146,7 @@ class Observing:
 
     def _trace(self, settings: Tracing) -> Tracer:
         try:
-            # Its libraries are for those who use it.
+            # Imported here, because only users of tracing need its libraries.
             from sidecar.telemetry.otlp import OtlpExport
         except ImportError:
             raise StartError(

@@ -1,8 +1,8 @@
 """Messages between the processes of `sidecar serve --workers`.
 
 The control process serves operators and proxies (ops, admin, forward auth) and does what must be done once; workers
-serve the data listener. Each worker has a pair of sockets with the control process. The parent made them and holds
-them open, so that either end may be started again. A message is one packet: whole, or not there at all.
+serve the data listener. Each worker has a pair of sockets with the control process. The parent created them and keeps
+them open, so that either end can be restarted. A message is one packet: it arrives completely, or not at all.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ from sidecar.telemetry.snapshots import Snapshot, kept
 from sidecar.usage.recorder import UsageHour
 
 ANSWER_SECONDS: Final = 1.0
-"""For an answer that comes at once, or never."""
+"""For a response, which arrives immediately or never."""
 RECONFIGURE_SECONDS: Final = 30.0
 PUSH_SECONDS: Final = 1.0
-"""How often workers report what they have counted; kill -9 loses at most what was counted since."""
+"""How often workers report their counts; kill -9 loses at most this much."""
 _LAST_SECONDS: Final = 2.0
-"""In which a worker that has drained ends."""
+"""The time in which a drained worker must end."""
 _INLINE_BYTES: Final = 32_768
-"""Of a packet; what is larger is in a file of memory, whose descriptor is sent."""
+"""The largest packet; larger content goes into a memory file, whose descriptor is sent."""
 _MOST_AT_ONCE: Final = 64
 
 Message = tuple[int, str, int, Any]
-"""Sender's process id, word, number of the question (0: none), content."""
+"""Sender's process id, command, number of the request (0: none), content."""
 
 
 def _read_only(entries: dict[Any, Any]) -> Mapping[Any, Any]:
@@ -51,15 +51,15 @@ class _Pickler(pickle.Pickler):
     }
 
 
-def packed_of(told: object) -> bytes:
-    """In bytes, the read-only mappings of a configuration included."""
+def packed_of(value: object) -> bytes:
+    """Pickle a value, including the read-only mappings of a configuration."""
     buffer = io.BytesIO()
-    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(told)
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
 
 
 def send(end: socket.socket, word: str, question: int = 0, content: Any = None) -> bool:
-    """Send a message without waiting; False where the other end has stopped reading."""
+    """Send a message without waiting. False if the other end has stopped reading."""
     packed = packed_of((os.getpid(), word, question, content))
     with suppress(OSError):
         if len(packed) <= _INLINE_BYTES:
@@ -73,9 +73,9 @@ def send(end: socket.socket, word: str, question: int = 0, content: Any = None) 
 
 
 def receive(end: socket.socket) -> Message:
-    """The next message. Raises BlockingIOError where there is none, and EOFError where none can come any more.
+    """The next message. Raises BlockingIOError if there is none, and EOFError if no more can arrive.
 
-    What is unpickled comes from our own processes: nobody else has an end of these sockets.
+    Unpickled data is from our own processes: no others have an end of these sockets.
     """
     packed, descriptors, *_ = socket.recv_fds(end, _INLINE_BYTES + 1, 1)
     if not packed:
@@ -89,9 +89,9 @@ def receive(end: socket.socket) -> Message:
 
 
 class Link:
-    """One end, on the loop. To be made where its loop runs.
+    """One end, on the loop. Create it inside the running loop.
 
-    on_message: gets word, question, content and sender; `closed` where nobody has the other end any more.
+    on_message: receives command, request number, content and sender; `closed` if the other end is gone.
     """
 
     def __init__(self, end: socket.socket, on_message: Callable[[str, int, Any, int], None]) -> None:
@@ -103,7 +103,7 @@ class Link:
         return send(self._end, word, question, content)
 
     def read(self) -> None:
-        """Handle what has come, so many at once that requests do not wait for them."""
+        """Handle arrived messages, only so many at once that requests do not wait for them."""
         for _ in range(_MOST_AT_ONCE):
             try:
                 pid, word, question, content = receive(self._end)
@@ -119,14 +119,14 @@ class Link:
         asyncio.get_running_loop().remove_reader(self._end.fileno())
 
 
-# What is told.
+# The messages.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Common:
-    """What all processes of a sidecar have from the parent, which made it before it started them.
+    """What all processes of a sidecar inherit from the parent.
 
-    sockets: of the data listener, bound to `addresses`. log_lock, stderr_lock: as of
+    sockets: of the data listener, bound to `addresses`. log_lock, stderr_lock: as in
     `telemetry.access_log.lines_writer`.
     """
 
@@ -140,7 +140,7 @@ class Common:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """What the control process has besides; see `Workers`."""
+    """What the control process also has; see `Workers`."""
 
     common: Common
     ends: Sequence[socket.socket]
@@ -187,10 +187,10 @@ class _Member:
 
 
 class Workers:
-    """All of them, as one; a `runtime.tasks.Server`, too. To be made where its loop runs.
+    """All workers as one; also a `runtime.tasks.Server`. Create it inside the running loop.
 
-    ends: of the sockets to each. parent: of that to the parent. begin: how a worker that starts now is to begin.
-    on_push: gets what one has counted, but for its metrics.
+    ends: those of the sockets to each worker. parent: that of the socket to the parent. begin: how a worker that starts
+    now must begin. on_push: receives the counts of a worker, except its metrics.
     """
 
     def __init__(
@@ -204,16 +204,16 @@ class Workers:
         self._begin, self._on_push = begin, on_push
         self._members = [_Member(number) for number in range(1, len(ends) + 1)]
         self._links = [Link(end, self._reader_of(member)) for end, member in zip(ends, self._members, strict=True)]
-        self._parent = Link(parent, self._told_by_parent)
+        self._parent = Link(parent, self._on_parent_message)
         self._questions, self._answers = count(1), dict[int, asyncio.Future[Any]]()
         self._ended: Snapshot = ()
         self._changed = asyncio.Event()
         self._seen_up = set[int]()
         self.restarts = 0
-        """Workers that were started in place of others."""
+        """Workers that were restarted."""
 
     def __len__(self) -> int:
-        """Those that serve."""
+        """The number of serving workers."""
         return sum(member.is_up for member in self._members)
 
     def tell_parent(self, word: str) -> None:
@@ -231,7 +231,7 @@ class Workers:
             await self._change()
 
     def snapshots(self) -> Mapping[str, Snapshot]:
-        """By worker, and under the empty name what those have counted that have ended. For any thread."""
+        """By worker, with the counts of ended ones under the empty name. For any thread."""
         return {"": self._ended, **{str(member.number): member.metrics for member in list(self._members)}}
 
     def remarks(self) -> Sequence[str]:
@@ -239,11 +239,11 @@ class Workers:
         return [*dict.fromkeys(line for member in self._members for line in member.remarks)]
 
     async def collect(self) -> None:
-        """Let each worker report what it has counted until now."""
+        """Let each worker report its counts so far."""
         await self._ask_all("push")
 
     async def answer(self, *, least: int) -> bool:
-        """Whether each that serves answers, and at least so many do."""
+        """Whether each serving worker responds, and at least this many do."""
         answers = await self._ask_all("probe")
         return len(answers) >= least and all(answers)
 
@@ -255,14 +255,14 @@ class Workers:
 
     def close_when_idle(self) -> None:
         self.tell_in_force()
-        self._tell_all("announce")
+        self._send_all("announce")
 
     def keep_open(self) -> None:
         self.tell_in_force()
-        self._tell_all("undo")
+        self._send_all("undo")
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Wait for them to end; the parent has told them to."""
+        """Wait for them to end; the parent has told them to stop."""
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds + _LAST_SECONDS):
                 while any(member.pid for member in self._members):
@@ -272,12 +272,12 @@ class Workers:
         self._changed.clear()
         await self._changed.wait()
 
-    def _tell_all(self, word: str) -> None:
+    def _send_all(self, word: str) -> None:
         for link in self._links:
             link.send(word)
 
     async def _ask_all(self, word: str, content: Any = None, *, within_seconds: float = ANSWER_SECONDS) -> list[Any]:
-        """What each that serves answers; None where it does not in time. Those that end meanwhile do not count."""
+        """The response of each serving worker; None if it is late. Workers that end meanwhile are ignored."""
         asked = {member.number: member.pid for member in self._members if member.is_up}
         answers = await asyncio.gather(*(self._ask(number, word, content, within_seconds) for number in asked))
         still = {member.number: member.pid for member in self._members}
@@ -302,14 +302,14 @@ class Workers:
                 self._replace(member, pid)
                 if word != "hello":
                     self._bring_in_line(member.number)
-            self._told_by(member, word, content)
+            self._on_worker_message(member, word, content)
             answer = self._answers.get(question)
             if answer is not None and not answer.done():
                 answer.set_result(content)
 
         return read
 
-    def _told_by(self, member: _Member, word: str, content: Any) -> None:
+    def _on_worker_message(self, member: _Member, word: str, content: Any) -> None:
         match word:
             case "hello":
                 self._links[member.number - 1].send("begin", 0, self._begin())
@@ -325,12 +325,12 @@ class Workers:
                 self._on_push(content)
 
     def _bring_in_line(self, number: int) -> None:
-        """It has served before this process began, which was started again."""
+        """Configure a worker that was serving before this process was restarted."""
         link, begin = self._links[number - 1], self._begin()
         link.send("reconfigure", 0, begin.config)
         link.send("announce" if begin.drains else "undo")
 
-    def _told_by_parent(self, word: str, number: int, content: Any, _: int) -> None:
+    def _on_parent_message(self, word: str, number: int, content: Any, _: int) -> None:
         if word == "closed":  # The parent has died, and workers end by themselves.
             for member in self._members:
                 self._replace(member, 0)
@@ -338,13 +338,13 @@ class Workers:
         if word != "ended":
             return
         member = self._members[number - 1]
-        self._links[number - 1].read()  # What it has told before.
+        self._links[number - 1].read()  # Read its earlier messages.
         if member.pid == content:
             self._replace(member, 0)
         self._changed.set()
 
     def _replace(self, member: _Member, pid: int) -> None:
-        """One has ended, or another has begun; what the one had counted is kept."""
+        """A worker has ended, or another has begun; the counts of the old one are kept."""
         if member.pid:
             self._ended, member.metrics = kept(self._ended, member.metrics), ()
         self.restarts += pid != 0 and member.number in self._seen_up
@@ -356,10 +356,10 @@ class Workers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duties:
-    """What a worker does when it is told to. reconfigure: gives what kept it from that, or nothing."""
+    """A worker's commands. reconfigure: returns why it failed, or nothing."""
 
     metrics: Callable[[], Snapshot]
-    """For any thread: where there are many routes, it takes tens of milliseconds."""
+    """For any thread: with many routes, it takes tens of milliseconds."""
     push: Callable[[Snapshot], Push]
     keep: Callable[[Push], None]
     """Takes back counts that could not be sent."""
@@ -370,17 +370,17 @@ class Duties:
 
 
 class Worker:
-    """This worker, towards the control process. To be made where its loop runs."""
+    """This worker's side of the link to the control process. Create it inside the running loop."""
 
     def __init__(self, end: socket.socket) -> None:
-        self._link = Link(end, self._told)
+        self._link = Link(end, self._on_command)
         self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
         self._duties: Duties | None = None
         self._pushing = asyncio.Lock()
         self._tasks = set[asyncio.Task[None]]()
 
     async def begin(self) -> Begin:
-        """Wait for how to begin, also for a control process that is being started again."""
+        """Wait for the Begin message, also while the control process is being restarted."""
         self._link.send("hello")
         return await self._begin
 
@@ -390,16 +390,16 @@ class Worker:
         self._link.send("up")
 
     async def push(self, question: int = 0) -> None:
-        """Tell what it has counted; one after the other, so that no older snapshot comes after a newer one."""
+        """Report its counts; one report at a time, so that an older snapshot never follows a newer one."""
         duties = self._duties
         if duties is None:
             return
         async with self._pushing:
-            told = duties.push(await asyncio.to_thread(duties.metrics))
-            if not await asyncio.to_thread(self._link.send, "push", question, told):
-                duties.keep(told)
+            counts = duties.push(await asyncio.to_thread(duties.metrics))
+            if not await asyncio.to_thread(self._link.send, "push", question, counts):
+                duties.keep(counts)
 
-    def _told(self, word: str, question: int, content: Any, _: int) -> None:
+    def _on_command(self, word: str, question: int, content: Any, _: int) -> None:
         duties = self._duties
         if word == "begin" and not self._begin.done():
             self._begin.set_result(content)

@@ -20,17 +20,17 @@ CHAINED: Final = ("id", "at", "actor", "source", "action", "key_id", "tenant", "
 """The columns that a hash covers, in this order."""
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 _DELETE: Final = b"\x7f"
-"""The one character of ASCII that only the encoder escapes."""
+"""The only ASCII character that JSONEncoder escapes and msgspec does not."""
 
 
 COPYING: Final = "(copy)"
-"""`quota` of the notes in `quota_state` that mark a store into which another one is being copied; see tables.py."""
+"""The `quota` of rows in `quota_state` that mark the target of an unfinished copy; see tables.py."""
 UNFINISHED: Final = "it is a copy that was not finished: run `sidecar store copy` again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The last row of a chain, `id` 0 for none."""
+    """The last row of a chain; `id` is 0 if it has no rows."""
 
     id: int = 0
     hash: bytes = bytes(32)
@@ -40,7 +40,7 @@ class Head:
 
 
 def head_from(text: str) -> Head:
-    """The head that `str` gave as text. Raises ValueError for any other text."""
+    """Parse the output of `str(Head)`. Raises ValueError for any other text."""
     number, colon, digest = text.partition(":")
     if not (colon and number.isascii() and number.isdigit() and len(number) < 19 and len(digest) == 64):
         raise ValueError(f"{text!r} is not a head of an audit: it must be a number, a colon and 64 digits of a hash")
@@ -58,16 +58,16 @@ def link(previous: bytes, row: Sequence[Any]) -> bytes:
 
 
 def _json(row: Sequence[Any]) -> bytes:
-    """As the encoder writes it, in a fifth of the time where nothing is escaped: an import computes a million links."""
+    """The encoder's output, in a fifth of the time if nothing needs escaping: an import computes a million links."""
     try:
         text = msgspec.json.encode(row)
-    except (TypeError, ValueError, OverflowError):  # Half of a surrogate pair, or what no column holds.
+    except (TypeError, ValueError, OverflowError):  # A lone surrogate, or a type that no column has.
         return _ENCODER.encode(row).encode()
     return text if text.isascii() and _DELETE not in text else _ENCODER.encode(row).encode()
 
 
 def linked(head: Head, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """Add id and hash to rows of CHAINED without their id."""
+    """Add id and hash to rows of CHAINED that lack their id."""
     digest = head.hash
     for number, row in enumerate(rows, head.id + 1):
         digest = link(digest, (number, *row))
@@ -80,19 +80,19 @@ class Walk:
     def __init__(self, noted: Head | None = None) -> None:
         self.head = Head()
         self.rows = 0
-        self._noted = noted
+        self._earlier = noted
 
     def step(self, row: Sequence[Any]) -> str | None:
         """Check the next row, CHAINED and its hash. Returns the problem, if there is one."""
         number, stored = row[0], row[-1]
-        # Ids have no gaps: they are counted in the transaction that writes the row.
+        # Ids have no gaps: the transaction that writes a row assigns its id.
         if number != self.head.id + 1:
             return _missing(self.head.id + 1, number - 1)
         if stored != link(self.head.hash, row[:-1]):
             return f"row {number} was changed, or the row before it was"
         self.head = Head(id=number, hash=stored)
         self.rows += 1
-        if self._noted is not None and self._noted.id == number and self._noted.hash != stored:
+        if self._earlier is not None and self._earlier.id == number and self._earlier.hash != stored:
             return f"row {number} is not the one that was noted: the audit was rewritten"
         return None
 
@@ -102,8 +102,8 @@ class Walk:
             return _missing(self.head.id + 1, recorded.id)
         if last_id > recorded.id or self.head != recorded:
             return f"the rows after {recorded.id} were not written by the sidecar"
-        if self._noted is not None and self.head.id < self._noted.id:
-            return _missing(self.head.id + 1, self._noted.id)
+        if self._earlier is not None and self.head.id < self._earlier.id:
+            return _missing(self.head.id + 1, self._earlier.id)
         return None
 
 
@@ -133,9 +133,9 @@ async def write_audit(connection: Connection, action: str, changes: Sequence[Cha
 
 
 async def head_of(connection: Connection) -> Head:
-    """The end of the trail, for a change that is to follow. Raises StoreUnavailable in a copy that is not finished.
+    """The end of the trail, to which a change will be added. Raises StoreUnavailable in an unfinished copy.
 
-    Its next rows are those of the store that is copied: a change would be lost, or would keep the copy from ending.
+    Its next rows come from the source store: a change made here would be lost, or would keep the copy from finishing.
     """
     [(number, digest, copying)] = await connection.fetch(_HEAD, (COPYING,))
     if copying:
@@ -144,19 +144,19 @@ async def head_of(connection: Connection) -> Head:
 
 
 async def append(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Write rows, at least one, that are linked to the end of the trail."""
+    """Write rows (at least one) that are already linked to the end of the trail."""
     await connection.insert(f"INSERT INTO audit ({_FIELDS}, hash)", rows)
     await connection.execute("UPDATE audit_head SET id = ?, hash = ?", (rows[-1][0], rows[-1][-1]))
 
 
 class StoredAudit:
-    """The changes of keys, chained so that a changed or removed row is found. Every method raises StoreUnavailable."""
+    """Changes of keys, in a chain that reveals a changed or removed row. Every method raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def rows(self, wanted: AuditFilter) -> Sequence[AuditRow]:
-        """The rows that fit, the newest first."""
+        """The matching rows, newest first."""
         filters = {
             "key_id = ?": wanted.key_id,
             "tenant = ?": wanted.tenant,
@@ -180,7 +180,7 @@ class StoredAudit:
     ) -> AuditState:
         """Check every row. `noted` is the head of an earlier check, which must still be part of the chain.
 
-        `progress` is called from time to time, with the number of rows so far. Raises ValueError where `noted` is not a
+        `progress` is called from time to time with the number of rows so far. Raises ValueError if `noted` is not a
         head.
         """
         walk = Walk(head_from(noted) if noted else None)

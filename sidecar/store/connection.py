@@ -16,12 +16,12 @@ from sidecar.keys.ports import NotWritten, StoreUnavailable
 class DuplicateRow(StoreUnavailable):
     """A row breaks a constraint: another row has its id or its digest.
 
-    A statement that does not expect this leaves it as what it is then: a store that cannot be used.
+    A caller that does not expect this treats it as what it then is: an unusable store.
     """
 
 
 RETRY_SECONDS: Final = 2.0
-"""How often a write is tried again, as long as the last one failed."""
+"""How often a failed write is retried."""
 
 
 class Connection(Protocol):
@@ -37,17 +37,17 @@ class Connection(Protocol):
         """Run a statement once for each row of values."""
 
     async def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert all rows in as few statements as possible. `into` is `INSERT INTO table (columns)`."""
+        """Insert all rows with as few statements as possible. `into` is `INSERT INTO table (columns)`."""
 
 
 class Database(Protocol):
     """An open database. `operation` names a step in the metrics. Every method raises StoreUnavailable."""
 
     write_problem: str
-    """Why the last change was not written; empty where it was."""
+    """Why the last change was not written; empty if it was."""
 
     async def retry_write(self) -> None:
-        """Where the last change was not written, write something, so that `write_problem` ends by itself."""
+        """If the last change was not written, write something, so that `write_problem` clears once this works."""
 
     async def may_issue(self) -> bool:
         """Whether keys may be issued and changed over this connection. Raises StoreUnavailable."""
@@ -68,27 +68,27 @@ class Database(Protocol):
         """The table as a FROM clause names it, with the engine's hint to use this index, if it has one."""
 
     async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Rows for a request, which cannot wait long. Never behind a management query."""
+        """Rows for a request, which cannot wait long; never queued behind a management query."""
 
     async def read(self, operation: str, sql: str, values: Any = ()) -> list[Any]:
-        """Rows for management. Statements of the engine's own may have values of another shape."""
+        """Rows for management. Engine-specific statements may have values of another shape."""
 
     def transaction(self, operation: str) -> AbstractAsyncContextManager[Connection]:
         """One transaction, committed at the end and rolled back on an exception. Writers wait for each other."""
 
 
 class Steps:
-    """What is around each step of an engine. name: of the store, in messages. timings: gets a step and its seconds."""
+    """Wraps each step of an engine. name: of the store, in messages. timings: receives each step and its seconds."""
 
     def __init__(self, name: str, timings: Callable[[str, float], None]) -> None:
         self.name, self._timings = name, timings
         self.is_open = True
         self.write_problem = ""
-        """Why the last change was not written; empty where it was."""
+        """Why the last change was not written; empty if it was."""
 
     @contextmanager
     def operation(self, operation: str) -> Iterator[None]:
-        """Measure the time inside, and refuse to begin once the store is closed."""
+        """Time the block. Raises StoreUnavailable once the store is closed."""
         if not self.is_open:
             raise StoreUnavailable(f"the key store {self.name} is closed", cause="is closed")
         loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ class Steps:
 
     @contextmanager
     def write_noted(self) -> Iterator[None]:
-        """Note in `write_problem` how a change ends. Raises NotWritten."""
+        """Record the outcome of a change in `write_problem`. Raises NotWritten."""
         try:
             yield
         except DuplicateRow:
@@ -115,12 +115,12 @@ _LATE_SECONDS: Final = 0.1
 
 
 async def answers_within(seconds: float, work: asyncio.Future[Any]) -> bool:
-    """Whether `work` ends within that time, which it gets again where this process stood still meanwhile."""
+    """Whether `work` finishes in time. It gets the same time once more if this process was paused meanwhile."""
     loop = asyncio.get_running_loop()
     for _ in range(2):
         end = loop.time() + seconds
         await asyncio.wait([work], timeout=seconds)
-        # Where the loop wakes up late, this process stood still, and not the store.
+        # If the loop wakes up late, this process was paused, and the store is not to blame.
         if work.done() or loop.time() - end < _LATE_SECONDS:
             break
     return work.done()

@@ -1,4 +1,4 @@
-"""Keys in a file: read from YAML or JSON lines, and mirrored in SQLite, so that all else is as with any other store."""
+"""Keys in a YAML or JSON lines file, mirrored in SQLite, so that everything else works as with any other store."""
 
 import asyncio
 import fcntl
@@ -34,19 +34,19 @@ from sidecar.store.usage import StoredAnomalies, StoredQuotas, StoredUsage
 
 
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""How large a file may be. YAML has a limit of its own (1 MiB), which is also that of a ConfigMap and a Secret."""
+"""The largest file. YAML has its own limit (1 MiB), which is also that of a ConfigMap and a Secret."""
 _TRUE: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHAPE: Final = "the file must be a YAML list of records, or JSON lines"
 
 
 def read_file(path: str, rules: LineRules) -> Sequence[Record]:
-    """The records of a file. Blocks. Raises OSError, and InvalidFile with every problem."""
+    """The records of a file. Blocks. Raises OSError, and InvalidFile with all problems."""
     with open(path, "rb", opener=_without_waiting) as file:
         return read_records(file.read(MAX_BYTES + 1), rules)
 
 
 def read_records(content: bytes, rules: LineRules) -> Sequence[Record]:
-    """The records in the content of a file. Raises InvalidFile with every problem."""
+    """The records in the content of a file. Raises InvalidFile with all problems."""
     if len(content) > MAX_BYTES:
         raise InvalidFile([BadLine(line=1, problem=f"the file is larger than {MAX_BYTES >> 20} MiB")])
     if not content.strip():
@@ -57,7 +57,7 @@ def read_records(content: bytes, rules: LineRules) -> Sequence[Record]:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opening a named pipe without a writer would block for ever."""
+    """Opening a named pipe that has no writer would block for ever."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -92,9 +92,9 @@ def _twice(node: Entries) -> str:
 
 
 def _value_of(name: str, node: Node) -> object:
-    """As JSON would have it. A text is as it is written, whatever YAML takes it for: a hash may look like a number.
+    """The value as in JSON. Text stays as written, whatever type YAML sees in it: a hash may look like a number.
 
-    What does not fit becomes None within a list or a mapping, which no field may have there.
+    Anything else becomes None inside a list or a mapping, where no field allows it.
     """
     match node:
         case Scalar(tag="null"):
@@ -125,8 +125,8 @@ _DIGITS: Final = 20
 
 
 FILE: Final = "file"
-"""Who issued the keys of a file, and who changes them in the audit."""
-_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - a folder of a random name is made in it
+"""The actor who issued the keys of a file, and who changes them in the audit."""
+_SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - only a folder with a random name is made in it
 _PREFIX: Final = "sidecar-keys-"
 _NEW_SECONDS: Final = 60.0
 _FOREIGN: Final = f"SELECT 1 FROM api_key WHERE created_by <> '{FILE}' LIMIT 1"  # noqa: S608 - no input
@@ -144,8 +144,8 @@ class InvalidKeyFile(StoreUnavailable):
 class _PrivateFolder:
     """A folder for the owner only, in memory where that is possible and TMPDIR names no other place.
 
-    It is locked for as long as the process lives, so that the next one removes what a killed one left behind.
-    Blocks. Raises StoreUnavailable where it cannot be made.
+    It stays locked while the process lives, so that the next process can remove what a killed one left behind.
+    Blocks. Raises StoreUnavailable if it cannot be made.
     """
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class _PrivateFolder:
 
 
 def _remove_unlocked(folder: Path) -> None:
-    """Unless it is new: its owner has not locked it yet."""
+    """Remove it, unless it is new: its owner may not have locked it yet."""
     with suppress(OSError):
         found = folder.lstat()
         if found.st_uid != os.geteuid() or time.time() - found.st_mtime < _NEW_SECONDS:
@@ -186,10 +186,10 @@ def _remove(folder: _PrivateFolder | None) -> None:
 
 
 class FileStore(SqliteStore):
-    """Keys as a file says them, in a SQLite database of their own.
+    """The keys of a file, in their own SQLite database.
 
-    In one that the configuration names, the use of keys and their changes are kept there, too. Without one it is a
-    temporary one, and these are kept nowhere. Whatever would change a key raises ReadOnlyStore.
+    If the configuration names a database, it also keeps the use of keys and their changes. Otherwise the database is
+    temporary, and these are not kept. Any attempt to change a key raises ReadOnlyStore.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class FileStore(SqliteStore):
         rules: Callable[[], LineRules],
         folder: _PrivateFolder | None,
     ) -> None:
-        """Use `read`. folder: that of a temporary database."""
+        """Use `read`. folder: of a temporary database."""
         super().__init__(database)
         self.path, self.rules = path, rules
         self._folder, self._mirror = folder, self.records
@@ -223,7 +223,7 @@ class FileStore(SqliteStore):
     ) -> "FileStore":
         """Read the file at `path`. usage: path of the SQLite database; empty for a temporary one.
 
-        rules: for records that are read now. Raises InvalidKeyFile and StoreUnavailable.
+        rules: for the records. Raises InvalidKeyFile and StoreUnavailable.
         """
         records = await asyncio.to_thread(_read, path, rules)
         folder = None if usage else await asyncio.to_thread(_PrivateFolder)
@@ -247,15 +247,15 @@ class FileStore(SqliteStore):
 
     @property
     def keeps_usage(self) -> bool:
-        """Whether the use of keys, their changes and quotas are kept."""
+        """Whether use, changes and quotas are kept."""
         return self._folder is None
 
     async def records_now(self) -> Sequence[Record]:
-        """The records of the file as it is now. Raises InvalidKeyFile."""
+        """The current records of the file. Raises InvalidKeyFile."""
         return await asyncio.to_thread(_read, self.path, self.rules)
 
     async def take(self, records: Sequence[Record]) -> Difference:
-        """Make these the keys, and return what that changed. Raises StoreUnavailable."""
+        """Make the keys match these records, and return the changes. Raises StoreUnavailable."""
         actor = Actor(name=FILE, source=self.path) if self.keeps_usage else None
         return await self._mirror.mirror(records, at=self.database.now(), actor=actor)
 
@@ -275,11 +275,11 @@ def _read(path: str, rules: Callable[[], LineRules]) -> Sequence[Record]:
 
 class _FileKeys(StoredKeys):
     async def rehash(self, hashes: Sequence[NewHash], at: int, actor: Actor) -> None:
-        """The file has the hashes: they stay as they are."""
+        """Do nothing: the hashes come from the file."""
 
 
 class _Over:
-    """A database that is read through another one."""
+    """A database that reads through another one."""
 
     def __init__(self, database: SqliteDatabase) -> None:
         self.generation, self.read_generation = database.generation, database.read_generation
@@ -306,7 +306,7 @@ class _ReadOnly(_Over):
 
 
 class _Nowhere(_Over):
-    """Takes each transaction, and keeps nothing of it."""
+    """Accepts each transaction and discards it."""
 
     @asynccontextmanager
     async def transaction(self, operation: str) -> AsyncIterator["_Dropping"]:
@@ -314,7 +314,7 @@ class _Nowhere(_Over):
 
 
 class _Dropping:
-    """A connection to nothing: no rows are there, and none are written."""
+    """A connection to nothing: it has no rows and writes none."""
 
     async def execute(self, sql: str, values: Sequence[Any] = ()) -> None:
         pass

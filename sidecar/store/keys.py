@@ -26,7 +26,7 @@ from sidecar.keys.records import COLUMNS, key_of, row_of
 from sidecar.store.audit import Change, write_audit
 from sidecar.store.connection import Connection, Database, DuplicateRow
 
-# Requests that must be carried out once only are remembered with the key that they made.
+# Requests that may be carried out only once are remembered with the key that they made.
 
 
 async def check_once(connection: Connection, once: IdempotencyKey | None, at: int) -> None:
@@ -60,38 +60,41 @@ _FIELDS: Final = ", ".join(COLUMNS)
 SELECT_KEY: Final = f"SELECT {_FIELDS} FROM api_key"  # noqa: S608 - column names of our own
 INSERT_KEY: Final = f"INSERT INTO api_key ({_FIELDS}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - the same
 UPDATE_KEY: Final = f"UPDATE api_key SET {', '.join(f'{name} = ?' for name in COLUMNS)} WHERE id = ?"  # noqa: S608 - the same
-# No statement may fail and go on: PostgreSQL gives up the whole transaction then.
+# No statement may be allowed to fail: PostgreSQL then aborts the whole transaction.
 _REHASH: Final = """UPDATE api_key SET digest = ?, algorithm = ?
     WHERE id = ? AND NOT EXISTS (SELECT 1 FROM api_key WHERE digest = ? AND id <> ?) RETURNING id"""
 _SHOWN_TWINS: Final = 5
 
 PageStatements = Callable[[KeyFilter, int], Iterable[tuple[str, Any]]]
-"""Statements and their values for a filter and the time in microseconds.
+"""Statements and their values, for a filter and the time in microseconds.
 
-Their rows, `serial` and then COLUMNS, together hold the page. An engine has its own, because full-text search differs.
+Together, their rows (`serial`, then COLUMNS) contain the page. They differ by engine, as full-text search does.
 """
 
 CountStatement = Callable[[KeyFilter, int, int], tuple[str, Any]]
-"""A statement that counts the keys of a filter at a time in microseconds, and stops at a number."""
+"""A statement that counts the keys of a filter at a time (microseconds), up to a maximum."""
 Changed = tuple[ApiKey, ApiKey]
 """A key before and after."""
 
 
 def find_statement(digests: int) -> str:
-    """The lookup of a request, for so many candidate digests."""
+    """The lookup of a request, for this number of candidate digests."""
     return f"{SELECT_KEY} WHERE digest IN ({', '.join('?' * digests)})"
 
 
 _DIGEST: Final = COLUMNS.index("digest")
 _AT_ONCE: Final = 16
-"""Digests of one statement. More would cost little less, and all that wait for it go on in one turn of the loop."""
+"""Digests in one statement.
+
+More would save little, and all requests that wait for it continue in the same turn of the loop.
+"""
 _MOST_WAITING: Final = 4_096
 
 
 class Lookups:
-    """Finds keys for requests. Those that come while the store is asked wait, and are then asked for together.
+    """Finds keys for requests. Lookups that arrive during a query wait, and share the next one.
 
-    So strangers with keys that nobody issued cost little, and nobody waits long behind them.
+    So clients with unknown keys cost little, and other requests do not wait long behind them.
     """
 
     def __init__(self, database: Database) -> None:
@@ -119,7 +122,7 @@ class Lookups:
                 try:
                     rows = await self._rows([digest for digests, _ in some for digest in digests])
                 except StoreUnavailable as error:
-                    # Those that came meanwhile have waited, too.
+                    # Lookups that arrived in the meantime were waiting, too.
                     self._fail([*some, *self._waiting], error)
                     self._waiting.clear()
                 else:
@@ -130,7 +133,7 @@ class Lookups:
             self._fail(self._waiting, StoreUnavailable("the key store was closed"))
 
     async def _rows(self, digests: Sequence[bytes]) -> Mapping[bytes, Sequence[Any]]:
-        # Few lengths, so that the statements stay prepared: the last digest stands there again.
+        # Few lengths, so that the statements stay prepared: the last digest is repeated.
         length = 1 << (len(digests) - 1).bit_length()
         values = (*digests, *[digests[-1]] * (length - len(digests)))
         rows = await self._database.lookup("find", find_statement(length), values)
@@ -153,7 +156,7 @@ def _settle(
     try:
         keys = map(key_of, [rows[digest] for digest in digests if digest in rows])
         found.set_result(next((key for key in keys if digests[key.digest] == key.algorithm), None))
-    except StoreUnavailable as error:  # A damaged row concerns only those who ask for it.
+    except StoreUnavailable as error:  # A damaged row only fails its own lookups.
         found.set_exception(error)
 
 
@@ -188,32 +191,32 @@ class StoredKeys:
         return keys[0] if keys else None
 
     async def list(self, wanted: KeyFilter) -> Sequence[ApiKey]:
-        """The keys that fit, in the order of the filter. Raises StoreUnavailable."""
+        """The matching keys, in the order of the filter. Raises StoreUnavailable."""
         return [key_of(row) for row in await self.rows(wanted)]
 
     async def rows(self, wanted: KeyFilter) -> Sequence[Sequence[Any]]:
-        """The keys that `list` gives, as rows of COLUMNS. Raises StoreUnavailable."""
+        """The keys of `list`, as rows of COLUMNS. Raises StoreUnavailable."""
         found: dict[int, Sequence[Any]] = {}
         for sql, values in self._pages(wanted, self._database.now()):
             rows = await self._database.read("list", sql, values)
             found.update((row[0], row[1:]) for row in rows)
-        # Several statements are merged by age; another order is that of one statement.
+        # Several statements are merged by age; any other order comes from a single statement.
         order = sorted(found, reverse=True) if wanted.sort == "created" else [*found]
         return [found[serial] for serial in order[: wanted.limit]]
 
     async def count(self, wanted: KeyFilter, *, most: int) -> int:
-        """How many keys fit, counted up to `most`. Raises StoreUnavailable."""
+        """How many keys match, counted up to `most`. Raises StoreUnavailable."""
         [(count,)] = await self._database.read("list", *self._count(wanted, self._database.now(), most))
         return int(count)
 
     async def among(self, key_ids: Sequence[str]) -> Sequence[ApiKey]:
-        """The keys with these ids, at most some hundred. Raises StoreUnavailable."""
+        """The keys with these ids, at most a few hundred. Raises StoreUnavailable."""
         marks = ", ".join("?" * len(key_ids))
         rows = await self._database.read("get", f"{SELECT_KEY} WHERE id IN ({marks})", key_ids) if key_ids else ()
         return [key_of(row) for row in rows]
 
     async def with_own_limits(self, *, limit: int) -> Sequence[ApiKey]:
-        """Keys that do not have their plan's limits alone. Raises StoreUnavailable."""
+        """Keys with limits of their own, beyond those of their plan. Raises StoreUnavailable."""
         rows = await self._database.read("list", f"{SELECT_KEY} WHERE quotas <> '{{}}' LIMIT ?", (limit,))
         return [key_of(row) for row in rows]
 
@@ -235,7 +238,7 @@ class StoredKeys:
     async def change_all(
         self, key_ids: Sequence[str], edit: Edit, *, action: str, at: int, actor: Actor
     ) -> Sequence[Changed]:
-        """Change all of these keys or none, in one transaction with their audit rows. Returns each before and after.
+        """Change all of these keys or none, in one transaction with their audit rows. Returns each, before and after.
 
         Raises UnknownKey, StoreUnavailable, and what `edit` raises. The time grows with the number of keys.
         """
@@ -264,8 +267,8 @@ class StoredKeys:
     async def rehash(self, hashes: Sequence[NewHash], at: int, actor: Actor) -> None:
         """Replace digests in one transaction, with an audit row for each.
 
-        A key whose digest is not the old one any more stays as it is, and so does one whose new digest another key
-        has. Raises StoreUnavailable.
+        Skips a key whose digest is no longer the old one, or whose new digest belongs to another key. Raises
+        StoreUnavailable.
         """
         async with self._database.transaction("rehash") as connection:
             changes = [change for wanted in hashes if (change := await _rehashed(connection, wanted))]
@@ -288,7 +291,7 @@ async def _insert(connection: Connection, keys: Sequence[ApiKey]) -> None:
 
 
 async def _rehashed(connection: Connection, wanted: NewHash) -> Change | None:
-    """The key before and after, or None where it stays as it is."""
+    """The key before and after, or None if it is skipped."""
     rows = await connection.fetch(f"{SELECT_KEY} WHERE id = ? AND digest = ?", (wanted.key_id, wanted.old))
     values = (wanted.digest, wanted.algorithm, wanted.key_id, wanted.digest, wanted.key_id)
     if not rows or not await connection.fetch(_REHASH, values):
@@ -297,10 +300,10 @@ async def _rehashed(connection: Connection, wanted: NewHash) -> Change | None:
     return before, replace(before, digest=wanted.digest, algorithm=wanted.algorithm)
 
 
-# How many keys there are, and which have a date in a span of time.
+# How many keys there are, and which have a date in a period.
 
 
-# Conditions as those of the partial indexes: without them no engine could use these.
+# The same conditions as in the partial indexes: without them no engine could use these indexes.
 _DATES: Final[Mapping[KeyDate, tuple[str, str, str]]] = {
     "created": ("api_key_age", "created_at", "status = 'active' AND retires_at IS NULL"),
     "expires": ("api_key_expiry", "expires_at", "status = 'active' AND expires_at IS NOT NULL"),
@@ -316,7 +319,7 @@ class StoredStatistics:
 
     async def counts(self) -> Mapping[tuple[str, str], int]:
         """As KeyStatistics.counts."""
-        # In the order of an index that holds all of it, so that nothing is sorted and no key is read.
+        # In the order of an index that covers it, so that nothing is sorted and no key is read.
         sql = f"""SELECT status, environment, count(*), count(*) FILTER (WHERE status = 'active' AND expires_at <= ?)
             FROM {self._database.indexed("api_key", "api_key_standing")} GROUP BY status, environment"""  # noqa: S608 - no input
         counts: dict[tuple[str, str], int] = {}
@@ -350,7 +353,7 @@ class StoredStatistics:
         return await self._dated("unused", "retires", conditions, (now, before, before, now, limit))
 
     async def _dated(self, operation: str, date: KeyDate, conditions: str, values: Sequence[Any]) -> Sequence[ApiKey]:
-        """Active keys with this date, in its order. The last of `values` is the limit."""
+        """Active keys with this date, in its order. The last item of `values` is the limit."""
         index, column, has_date = _DATES[date]
         table = self._database.indexed("api_key", index)
         sql = f"SELECT {_FIELDS} FROM {table} WHERE {has_date} AND {conditions} ORDER BY {column} LIMIT ?"  # noqa: S608 - no input

@@ -1,4 +1,4 @@
-"""Brings the keys of a store to what the records of a file say, in one transaction with its audit rows."""
+"""Makes the keys of a store match the records of a file, in one transaction with its audit rows."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,19 +16,22 @@ from sidecar.store.connection import Connection, Database
 from sidecar.store.keys import INSERT_KEY, SELECT_KEY, UPDATE_KEY
 
 _AT_ONCE: Final = 500
-"""Values of one statement."""
+"""Most values in one statement."""
 _PAGE: Final = 2_000
 _ALL: Final = f"SELECT serial, {SELECT_KEY.removeprefix('SELECT ')}"
 _INTO: Final = INSERT_KEY.partition(" VALUES")[0]
 _ID: Final = COLUMNS.index("id")
 _AUDITED_AT_ONCE: Final = 200
-"""Changes that are chained in one turn of the loop."""
+"""Changes hashed into the chain in one turn of the loop."""
 
 Fetch = Callable[[str, Sequence[Any]], Awaitable[list[Any]]]
 
 
 class StoredRecords:
-    """Every method raises StoreUnavailable. Times in microseconds; surplus: whether keys without a record count."""
+    """Every method raises StoreUnavailable. Times in microseconds; surplus:
+
+    whether keys without a record are included.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -46,7 +49,10 @@ class StoredRecords:
         surplus: bool,
         allowed: Callable[[Difference], None],
     ) -> Difference:
-        """Add and change keys, and revoke the surplus. `allowed` sees all of it first, and what it raises ends it."""
+        """Add and change keys, and revoke the surplus.
+
+        `allowed` receives the difference first; an exception from it aborts.
+        """
         async with self._database.transaction("apply") as connection:
             found = await _difference(connection.fetch, records, at=at, surplus=surplus)
             allowed(found)
@@ -58,15 +64,15 @@ class StoredRecords:
         return found
 
     async def mirror(self, records: Sequence[Record], *, at: int, actor: Actor | None) -> Difference:
-        """Make the records all that there is: other keys are removed, and none is only revoked.
+        """Make the records the only keys: other keys are removed, not revoked.
 
-        actor: None writes no audit.
+        actor: None writes no audit rows.
         """
         async with self._database.transaction("apply") as connection:
             rows = [row async for page in _pages(connection.fetch) for row in page]
-            # In a thread, because a large file takes longer than a request may wait.
+            # In a thread, because a large file takes longer than a request can wait.
             plan = await asyncio.to_thread(_Plan, records, rows, at)
-            # Keys may have exchanged their hashes: those with another one go first, and come back.
+            # Keys may have swapped their hashes: those with a new hash are deleted first, then inserted again.
             await connection.execute_many("DELETE FROM api_key WHERE id = ?", plan.gone)
             await connection.execute_many(UPDATE_KEY, plan.updated)
             await connection.insert(_INTO, plan.inserted)
@@ -76,7 +82,7 @@ class StoredRecords:
 
 
 class _Plan:
-    """What makes the rows of all keys mirror the records, as rows to write."""
+    """The rows to write so that the keys mirror the records."""
 
     def __init__(self, records: Sequence[Record], rows: Sequence[Sequence[Any]], at: int) -> None:
         self.found = mirrored(records, [key_of(row) for row in rows], at=at)
@@ -97,7 +103,7 @@ async def _difference(fetch: Fetch, records: Sequence[Record], *, at: int, surpl
 
 
 async def _matching(fetch: Fetch, records: Sequence[Record]) -> AsyncIterator[ApiKey]:
-    """The stored keys that have the id or the hash of a record."""
+    """The stored keys with the id or the hash of a record."""
     for column in ("id", "digest"):
         rest = (getattr(record.key, column) for record in records)
         while some := list(islice(rest, _AT_ONCE)):
@@ -126,7 +132,7 @@ async def _write_audit(
 
 
 def action_of(before: ApiKey, after: ApiKey) -> str:
-    """What the audit calls the change: `disable` or `enable` where it is nothing but that."""
+    """The change's name in the audit: `disable` or `enable` if nothing else changed."""
     for status, action in ((KeyStatus.DISABLED, "disable"), (KeyStatus.ACTIVE, "enable")):
         if after.status is status is not before.status and after == with_status(before, status, after.disabled_at or 0):
             return action

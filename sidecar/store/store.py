@@ -1,4 +1,4 @@
-"""A store, composed of its parts over one database; a caller takes the part that it needs."""
+"""A store, composed of parts over one database; a caller uses the part that it needs."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -27,8 +27,8 @@ class Store:
     """The parts, the same for every engine.
 
     pages, count: statements that list and count keys. bulk: what the engine does around the insertion of many keys.
-    close: closes the database. follows: whether lookups go to a replica; None where there is none. remarks: lines for
-    readiness about it.
+    close: closes the database. follows: whether lookups go to a replica; None without one. remarks: lines about it for
+    readiness.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Store:
         self.imports = KeyImports(database, bulk=bulk)
         """Adds many keys in one transaction."""
         self.records = StoredRecords(database)
-        """Brings the keys to what a file says."""
+        """Makes the keys match a file."""
         self.audit = StoredAudit(database)
         """Shows and verifies the changes of keys."""
         self.usage = StoredUsage(database)
@@ -57,14 +57,14 @@ class Store:
         self.anomalies = StoredAnomalies(database)
         """Keeps unusual events."""
         self.quotas = StoredQuotas(database)
-        """Keeps quota states over a restart."""
+        """Keeps quota states across restarts."""
         self.database, self.follows, self.remarks = database, follows, remarks
         self.tables = StoredTables(database)
         """Reads and writes whole tables, for a move to another store."""
         self._close = close
 
     async def close(self) -> None:
-        """Close the database: each part raises StoreUnavailable afterwards."""
+        """Close the database; every part then raises StoreUnavailable."""
         await self._close()
 
 
@@ -97,15 +97,15 @@ async def open_store(
 ) -> Store:
     """Open the store of a parsed URL. `timings` receives each operation and its seconds.
 
-    create: make an empty store where there is none, which is StoreUnavailable otherwise.
-    watched: follow the changes of keys by other processes, as requests need it; else each is asked for.
-    lag: receives for each change how many seconds after its commit it was known here, where the store tells it.
-    replica: a parsed URL of a standby of PostgreSQL, where lookups go if `watched`; empty for none.
+    create: make an empty store if there is none; otherwise a missing store is StoreUnavailable.
+    watched: follow changes of keys by other processes, as serving requests needs; otherwise the store is asked each
+    time. lag: receives for each change how many seconds after its commit it was known here, if the store announces
+    changes. replica: a parsed URL of a standby of PostgreSQL, where lookups go if `watched`; empty for none.
     """
     if is_sqlite(url):
         return await SqliteStore.open(sqlite_path(url), create=create, clock=clock, timings=timings)
     try:
-        # Its library is for those who use it.
+        # Imported here, because only users of PostgreSQL need its library.
         from sidecar.store.postgresql import connection, listing, schema
     except ImportError as error:
         raise StoreUnavailable(NO_LIBRARY) from error

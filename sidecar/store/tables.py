@@ -30,7 +30,7 @@ class Table:
 
 _COUNTED: Final = ("route", "status_class", "reason")
 TABLES: Final = (
-    # Numbers that an engine gives by itself are not copied: what follows them keeps its order.
+    # Numbers that the engine assigns are not copied: rows are copied in their order.
     Table(name="api_key", columns=COLUMNS, order=("serial",)),
     Table(name="audit", columns=(*CHAINED, "hash"), order=("id",)),
     Table(name="usage", columns=("key_id", "hour", *_COUNTED, "count"), order=("key_id", "hour", *_COUNTED)),

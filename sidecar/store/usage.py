@@ -13,11 +13,11 @@ from sidecar.usage.recorder import DAY, HOUR, Earlier, LastUse, UsageFilter, Usa
 
 
 MOST_NETWORKS: Final = 64
-"""Remembered of one key; a key with so many is at home everywhere."""
+"""Networks remembered per key; a key with this many has no usual network."""
 
 _TOUCH: Final = """UPDATE api_key SET last_used_at = ?, last_used_address = ?, last_used_agent = ?
     WHERE id = ? AND (last_used_at IS NULL OR last_used_at < ? OR last_used_at > ?)"""
-"""A time in the future is one from before the clock was put back."""
+"""A time in the future was written before the clock was set back."""
 _REMEMBER_NETWORK: Final = """INSERT INTO key_network (key_id, network, seen_at) VALUES (?, ?, ?)
     ON CONFLICT (key_id, network) DO UPDATE SET seen_at = excluded.seen_at"""
 
@@ -71,13 +71,13 @@ _PRUNE: Final = (
         (SELECT {_COUNTED_BY_DAY} FROM usage_day WHERE day < ? ORDER BY day LIMIT ?) RETURNING 1""",  # noqa: S608 - no input
     """DELETE FROM key_network WHERE (key_id, network) IN
         (SELECT key_id, network FROM key_network WHERE seen_at < ? ORDER BY seen_at LIMIT ?) RETURNING 1""",
-    # What is told once for each key is kept, or it would be told again.
+    # Events that are reported once per key are kept, or they would be reported again.
     f"""DELETE FROM unusual WHERE id IN
         (SELECT id FROM unusual WHERE at < ? AND kind <> '{AnomalyKind.OLD_KEY}' ORDER BY at LIMIT ?) RETURNING 1""",  # noqa: S608 - no input
 )
 
 _ALL_KEYS: Final = ""
-"""In the place of a key id: the sum over all keys, stored because nobody can wait for it to be computed."""
+"""Instead of a key id: the sum over all keys, stored because computing it takes too long."""
 _TOTALS: Final = f"""SELECT key_id, route, reason, CAST(sum(in_day) AS BIGINT), CAST(max(in_hour) AS BIGINT),
         CAST(max(in_day) AS BIGINT)
     FROM (SELECT key_id, route, reason, at - at % {DAY} AS day, sum(count) AS in_day, max(count) AS in_hour
@@ -133,7 +133,7 @@ class StoredUsage:
             await connection.execute_many(_ADD, values)
 
     async def counts(self, wanted: UsageFilter) -> Sequence[UsageRow]:
-        """The counts that fit, in order of key, time, route, class and, where it is asked for, reason."""
+        """The matching counts, in order of key, time, route, class and, if asked for, reason."""
         sql, values = _selection(wanted)
         return [
             UsageRow(key_id=key_id, at=at, route=route, status_class=status_class, count=count, reason=reason)
@@ -141,9 +141,9 @@ class StoredUsage:
         ]
 
     async def totals(self, key_ids: Collection[str], *, since: int, until: int) -> Sequence[UsageTotal]:
-        """Of each key, from the hour or day that holds `since` on, up to `until` (microseconds).
+        """Totals of each key, from the hour or day that contains `since` up to `until` (microseconds).
 
-        An empty id stands for all keys together. In order of key, route and reason.
+        An empty id stands for all keys together. Sorted by key, route and reason.
         """
         if not key_ids:
             return ()
@@ -155,13 +155,13 @@ class StoredUsage:
         ]
 
     async def roll_up(self, before: int, most: int) -> int:
-        """Sum counts of hours before `before` by the day, at most `most` rows. Returns how many there were."""
+        """Merge hourly counts before `before` into daily counts, at most `most` rows. Returns how many there were."""
         async with self._database.transaction("roll_up") as connection:
             await connection.execute(_SUM, (before, most))
             return len(await connection.fetch(_FORGET, (before, most)))
 
     async def prune(self, before: int, most: int) -> int:
-        """Forget counts, networks and unusual events before `before`, at most `most` of each. Returns how many."""
+        """Delete counts, networks and unusual events before `before`, at most `most` of each. Returns how many."""
         pruned = 0
         async with self._database.transaction("prune") as connection:
             for statement in _PRUNE:
@@ -192,7 +192,7 @@ def _conditions(wanted: UsageFilter, unit: int) -> tuple[list[str], list[object]
         conditions.append("key_id = ?")
         values.append(wanted.key_id)
     if wanted.key_ids is not None:
-        # An empty list of candidates is not SQL; no key has the empty id of the sum over all keys.
+        # SQL has no empty list; the empty id matches no key, only the sum over all keys.
         conditions.append(f"key_id IN {_among(len(wanted.key_ids))}" if wanted.key_ids else "1 = 0")
         values.extend(wanted.key_ids)
     if wanted.tenant is not None:
@@ -247,7 +247,7 @@ class StoredAnomalies:
         return found
 
     async def newest(self, *, limit: int, tenant: str | None = None) -> Sequence[Anomaly]:
-        """The newest first; with `tenant` only those of its keys."""
+        """The newest first; with `tenant`, only those of its keys."""
         where, values = ("", (limit,)) if tenant is None else ("WHERE tenant = ?", (tenant, limit))
         sql = f"SELECT kind, key_id, at, address, detail FROM unusual {where} ORDER BY id DESC LIMIT ?"  # noqa: S608 - no input
         kinds = {kind.value: kind for kind in AnomalyKind}
@@ -268,7 +268,7 @@ def _values_of(event: Anomaly) -> tuple[object, ...]:
 _SAVE_QUOTA: Final = """INSERT INTO quota_state (quota, subject, state, expires_at) VALUES (?, ?, ?, ?)
     ON CONFLICT (quota, subject) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at"""
 NO_NOTE: Final = "quota NOT LIKE '(%'"
-"""Rows of quotas. A row whose name begins with a parenthesis, as that of no quota can, is a note about the store."""
+"""Rows of quotas. A row whose name begins with a parenthesis, which no quota's name can, is a note about the store."""
 _SIDECAR: Final = "(sidecar)"
 _PRESENT_MICROS: Final = 20_000_000
 _OF_STRANGERS: Final = """state LIKE '%"address"%' AND state NOT LIKE '%"key"%' AND state NOT LIKE '%"tenant"%'"""
@@ -277,19 +277,19 @@ _TRIM_QUOTAS: Final = f"""DELETE FROM quota_state WHERE (quota, subject) IN (
 
 
 class StoredQuotas:
-    """The rows are the limiter's; here is only known which count by address. Every method raises StoreUnavailable."""
+    """Stores the limiter's rows; it only knows which of them count by address. Every method raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self, *, most: int) -> Sequence[QuotaRow]:
-        """Rows that have not expired, at most so many: those by address come last, and what ends soon."""
+        """Unexpired rows, up to a maximum: rows by address and rows that expire soon come last."""
         sql = f"""SELECT quota, subject, state, expires_at FROM quota_state WHERE expires_at > ? AND {NO_NOTE}
             ORDER BY {_OF_STRANGERS}, expires_at DESC LIMIT ?"""  # noqa: S608 - text of our own
         return await self._database.read("load_quota_states", sql, (self._database.now(), most))
 
     async def save(self, rows: Sequence[QuotaRow]) -> None:
-        """Replace rows of the same quota and subject, and forget those that expired, in one transaction."""
+        """Replace rows of the same quota and subject, and delete expired ones, in one transaction."""
         async with self._database.transaction("save_quota_states") as connection:
             await connection.execute("DELETE FROM quota_state WHERE expires_at <= ?", (self._database.now(),))
             await connection.execute_many(_SAVE_QUOTA, rows)
@@ -300,10 +300,10 @@ class StoredQuotas:
             await connection.execute(f"DELETE FROM quota_state WHERE {NO_NOTE}")  # noqa: S608 - text of our own
 
     async def present(self, sidecar: str) -> int:
-        """Note that this sidecar counts in its memory; how many do, this one included.
+        """Record that this sidecar counts in memory. Returns how many do, including this one.
 
-        For stores on other machines, where the kernel knows of nobody. To be called again within 20 seconds; what calls
-        no more is forgotten then. `sidecar` names the process, and is the same after its restart.
+        For stores on other machines, whose users the kernel does not know. Call it again within 20 seconds, or the
+        sidecar is forgotten. `sidecar` names the process, and stays the same after a restart.
         """
         now = self._database.now()
         note = (_SIDECAR, sidecar, "", now + _PRESENT_MICROS)
@@ -314,12 +314,12 @@ class StoredQuotas:
         return int(number)
 
     async def absent(self, sidecar: str) -> None:
-        """This sidecar ends."""
+        """Record that this sidecar ends."""
         async with self._database.transaction("count_sidecars") as connection:
             await connection.execute("DELETE FROM quota_state WHERE quota = ? AND subject = ?", (_SIDECAR, sidecar))
 
     async def trim(self, *, most: int) -> None:
-        """Keep at most so many rows, as `load` would."""
+        """Keep at most this many rows, in the order of `load`."""
         async with self._database.transaction("trim_quota_states") as connection:
             counts = await connection.fetch(f"SELECT count(*) FROM quota_state WHERE {NO_NOTE}")  # noqa: S608 - ours
             rows = sum(count for (count,) in counts)

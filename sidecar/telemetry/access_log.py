@@ -1,4 +1,4 @@
-"""The access log: one line a request, gathered on the request's path and written off it."""
+"""The access log: one line per request, recorded on the request's path and written off it."""
 
 import fcntl
 import json
@@ -18,13 +18,13 @@ from sidecar.core.units import to_the_millisecond
 from sidecar.telemetry.batching import Batches
 from sidecar.telemetry.redaction import Redaction, query_names
 
-# How a request is written down: as an object of JSON, or as Apache's combined log has it. Lines are ASCII.
+# The format of a line: a JSON object, or Apache's combined log format. Lines are ASCII.
 
 
 MAX_CHARS: Final = 2048
-"""Of one value in a line."""
+"""Most characters of one value in a line."""
 MAX_CLIENT_CHARS: Final = 512
-"""Of what a client says of itself."""
+"""Most characters of a User-Agent or Referer."""
 _SHORTEST_KEY: Final = 16
 _MAX_KEPT: Final = 2 * MAX_CLIENT_CHARS
 _OPTIONAL: Final = frozenset(
@@ -39,19 +39,19 @@ _QUOTED = re.compile(rb'[^ !#-\[\]-~]|"|\\')
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One request and its answer. A Struct, since a dataclass takes three times as long to make."""
+    """One request and its response. A Struct, since a dataclass takes three times as long to make."""
 
     at: float
-    """Unix seconds at which the head was there."""
+    """Unix seconds at which the head was complete."""
     request_id: str
     key: ApiKey | None = None
-    """What was recognised, even where it was refused."""
+    """The recognised key, even if it was refused."""
     credential: Literal["key", "pass_through"] | None = None
-    """What the client presented; a key need not be a good one."""
+    """What the client presented; a key need not be valid."""
     route: str | None = None
     method: str
     target: str
-    """Raw target or canonical path; of its query no value is ever written."""
+    """Raw target or canonical path; values of its query are never written."""
     status: int
     reason: str | None = None
     cause: str | None = None
@@ -65,20 +65,20 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_address: str
     version: tuple[int, int] = (1, 1)
     referer: str = ""
-    """As sent, undecodable bytes as surrogates; given where the format has a place for it, as is `agent`."""
+    """As sent, with undecodable bytes as surrogates; like `agent`, only given if the format contains it."""
     agent: str = ""
     trace_id: str | None = None
-    """32 hexadecimal digits, where requests are traced."""
+    """32 hexadecimal digits, if requests are traced."""
     config: str | None = None
     """The beginning of the hash of the configuration in force at the end of the response."""
     refused_quota: QuotaState | None = None
-    """The one that was used up, enforced or only observed."""
+    """The exhausted quota, enforced or only observed."""
     would_deny: str | None = None
-    """Why it would have been refused, where `mode: observe` let it go on."""
+    """Why it would have been refused without `mode: observe`."""
 
 
 def with_client(access: Access, head: RequestHead) -> Access:
-    """With what the client says of itself, cut so that what waits to be written stays small."""
+    """With Referer and User-Agent, truncated so that waiting lines stay small."""
     values = {name.lower(): value for name, value in reversed(head.headers)}
     referer, agent = (values.get(name, b"").decode("utf-8", "surrogateescape") for name in (b"referer", b"user-agent"))
     return replace(access, version=head.version, referer=referer[:_MAX_KEPT], agent=agent[:_MAX_KEPT])
@@ -97,17 +97,17 @@ def with_refusal(access: Access, seen: WouldDeny) -> Access:
 
 
 class LineFormat(Protocol):
-    """Makes one line of a request, without its end."""
+    """Makes the line of a request, without a line end."""
 
     @property
     def tells_client(self) -> bool:
-        """Whether `referer` and `agent` have a place in it."""
+        """Whether it contains `referer` and `agent`."""
 
     def __call__(self, access: Access) -> bytes: ...
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """As written; the names are a contract."""
+    """A line as written; the names are a contract."""
 
     time: str
     request_id: str
@@ -141,10 +141,9 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
 
 
 class JsonLines:
-    """An object a line. Surrogates of undecodable bytes are written as `\\\\udcff`, all else outside ASCII escaped.
+    """One object per line. Surrogates of undecodable bytes are written as `\\\\udcff`, all else outside ASCII escaped.
 
-    with_query: the names of the query's parameters stand in `query`. share: of the lines that may be left out, how many
-    are written.
+    with_query: `query` has the names of the query's parameters. share: the sample rate of lines that may be left out.
     """
 
     tells_client = False
@@ -205,8 +204,8 @@ class JsonLines:
 class CombinedLines:
     """`address - key id [time] "request" status bytes "referer" "user agent"`, escaped as by Apache's mod_log_config.
 
-    The key's id stands where the user's name would. The referer has no query, the request only names of parameters,
-    and these where `with_query` is set.
+    The key's id is in place of the user's name. The referer has no query; the request has only names of parameters, and
+    only if `with_query` is set.
     """
 
     tells_client = True
@@ -218,7 +217,7 @@ class CombinedLines:
         with_query: bool = False,
         share: float = 1.0,
     ) -> None:
-        """share: of JsonLines; the format has no place for it."""
+        """share: as in JsonLines; unused, because the format has no field for it."""
         self._redaction, self._with_query = redaction, with_query
 
     def __call__(self, access: Access) -> bytes:
@@ -241,13 +240,13 @@ class CombinedLines:
 
 
 def _method(access: Access, redaction: Redaction) -> str:
-    """A client may call any text a method; what is shorter holds no key."""
+    """A client may send any text as a method; a shorter one cannot contain a key."""
     method = access.method
     return method if len(method) < _SHORTEST_KEY else redaction.text(method, longest=MAX_CHARS)
 
 
 def _to_the_microsecond(seconds: float) -> float:
-    """`round` to six places does it by way of the decimal digits, and takes five times as long."""
+    """Faster than `round` to six places, which goes through decimal digits and takes five times as long."""
     return int(seconds * 1e6 + 0.5) / 1e6
 
 
@@ -267,7 +266,7 @@ def _encode_ascii(line: _Line) -> bytes:
 
 
 def well_formed(text: str) -> str:
-    """With lone surrogates, which UTF-8 does not have, written out."""
+    """The text with lone surrogates, which UTF-8 lacks, escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -290,14 +289,14 @@ def is_always_written(access: Access) -> bool:
 
 
 _LINES_AT_ONCE = 256
-"""Encoded between two turns of the loop: about a millisecond."""
+"""Lines encoded between two turns of the loop: about a millisecond."""
 
 
 class AccessLog(Batches[Access, bytes]):
     """Lines waiting to be written by `write`, which may block; see Batches.
 
-    line: the format. sample: asked of each request that was neither refused nor failed whether it is to be written;
-    None for all of them.
+    line: the format. sample: decides for each request that was neither refused nor failed whether to write it; None:
+    write all.
     """
 
     def __init__(
@@ -319,22 +318,22 @@ class AccessLog(Batches[Access, bytes]):
             max_weight=max_chars,
         )
         self.tells_client = line.tells_client
-        """Whether an Access is to hold referer and user agent."""
+        """Whether an Access must contain referer and user agent."""
         self._sample = sample
 
     def wants(self, access: Access) -> bool:
-        """Whether it is to be recorded: every refusal and failure is, and what would have been refused."""
+        """Whether to record it: always for refusals, failures, and requests that would have been refused."""
         return self._sample is None or is_always_written(access) or self._sample()
 
 
 _ATOMIC: Final = 4096
-"""PIPE_BUF of Linux: what others write to the pipe comes before or after so many bytes, and never between them."""
+"""PIPE_BUF of Linux: a write up to this size is never interleaved with those of other processes."""
 
 
 def lines_writer(descriptor: int, lock: int) -> Callable[[bytes], None]:
-    """As `descriptor_writer`, where other processes write lines to the same file: each line stays whole.
+    """As `descriptor_writer`, if other processes write lines to the same file: each line stays whole.
 
-    lock: a file of all of them. A line that is longer than what a pipe takes at once is written under its lock.
+    lock: a file that they share. A line that is longer than an atomic write to a pipe is written under its lock.
     """
     write = descriptor_writer(descriptor)
 
@@ -350,7 +349,7 @@ def lines_writer(descriptor: int, lock: int) -> Callable[[bytes], None]:
 
 
 def _pieces(batch: bytes) -> Iterator[bytes]:
-    """Whole lines: as many as are written at once, or a longer one."""
+    """Whole lines: as many as fit into one atomic write, or a single longer one."""
     start = 0
     while start < len(batch):
         end = batch.rfind(b"\n", start, start + _ATOMIC) + 1 or batch.find(b"\n", start) + 1 or len(batch)
@@ -373,5 +372,5 @@ def descriptor_writer(descriptor: int) -> Callable[[bytes], None]:
 
 
 def _chars(access: Access) -> int:
-    """What a client can make long."""
+    """The characters of the fields whose length a client controls."""
     return len(access.target) + len(access.request_id) + len(access.method) + len(access.referer) + len(access.agent)

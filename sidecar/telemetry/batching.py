@@ -1,4 +1,4 @@
-"""What is gathered on the request's path and handed over off it, some at a time."""
+"""Items that are collected on the request's path and delivered off it, in batches."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,9 +15,8 @@ _Jobs = SimpleQueue[Callable[[], None] | None]
 class Batches(Generic[T, P]):
     """Items waiting for `deliver`, which may block: it is called in a thread of its own, one at a time.
 
-    What is past `max_items`, or weighs more together than `max_weight`, is dropped and counted, and so is what
-    `deliver` or `prepare` fails (raises) to deliver. prepare: makes of a batch what is delivered, between two turns of
-    the loop.
+    Items beyond `max_items`, or beyond a total weight of `max_weight`, are dropped and counted, as are batches for
+    which `deliver` or `prepare` raises. prepare: turns a batch into what is delivered, between two turns of the loop.
     """
 
     def __init__(
@@ -38,10 +37,10 @@ class Batches(Generic[T, P]):
         self._waiting: list[T] = []
         self._delivering: asyncio.Future[None] | None = None
         self._jobs: _Jobs | None = None
-        """Of the thread that delivers, while there is one."""
+        """Set while a thread is delivering."""
 
     def record(self, item: T) -> None:
-        """Keep it for the next batch."""
+        """Add an item to the next batch."""
         weight = self._weight + self._weigh(item)
         if len(self._waiting) >= self._max_items or weight > self._max_weight:
             self.dropped += 1
@@ -50,20 +49,20 @@ class Batches(Generic[T, P]):
         self._waiting.append(item)
 
     async def run(self, interval: float = 0.2) -> None:
-        """Deliver what waits, every `interval` seconds, until cancelled; what then still waits is `flush`'s.
+        """Deliver waiting items every `interval` seconds, until cancelled; `flush` delivers the rest.
 
-        Raises what `prepare` raises; the batch is dropped by then.
+        Raises what `prepare` raises, after dropping the batch.
         """
         while True:
             await asyncio.sleep(interval)
             await self._deliver_waiting()
 
     async def flush(self, timeout: float = 2.0) -> None:  # noqa: ASYNC109 - running out of time is no error here
-        """Deliver all that waits. Whoever takes it may be stuck: what is left after `timeout` seconds is dropped."""
+        """Deliver all waiting items. The receiver may be stuck: what is left after `timeout` seconds is dropped."""
         try:
             async with asyncio.timeout(timeout):
                 while self._waiting or self._delivering is not None:
-                    with suppress(Exception):  # Of `prepare`: each takes a batch with it.
+                    with suppress(Exception):  # From `prepare`: each exception drops a batch.
                         await self._deliver_waiting()
         except TimeoutError:
             self.dropped += len(self._waiting)
@@ -83,7 +82,7 @@ class Batches(Generic[T, P]):
         return batch
 
     def _hand_over(self) -> asyncio.Future[None]:
-        """Done when a batch is delivered or lost."""
+        """A future that is done when a batch is delivered or lost."""
         batch = self._next_batch()
         count = len(batch)
         try:
@@ -103,17 +102,17 @@ class Batches(Generic[T, P]):
 
         def work() -> None:
             delivered = _done(self._deliver, prepared)
-            with suppress(RuntimeError):  # the loop is closed; nobody waits
+            with suppress(RuntimeError):  # the loop is closed; nothing waits
                 loop.call_soon_threadsafe(settle, delivered)
 
         try:
             self._do_in_thread(work)
-        except RuntimeError:  # no thread to be had; the next batch may have more luck
+        except RuntimeError:  # no thread available; the next batch may succeed
             settle(False)
         return done
 
     def _do_in_thread(self, job: Callable[[], None]) -> None:
-        """A daemon thread: a stuck one must not keep the process alive. Raises RuntimeError where there can be none."""
+        """Use a daemon thread: a stuck one must not keep the process alive. Raises RuntimeError if none can start."""
         if self._jobs is None:
             jobs: _Jobs = SimpleQueue()
             Thread(target=_work, args=(jobs,), daemon=True).start()

@@ -11,7 +11,7 @@ from sidecar.limiter.shared import EmbeddedLimiter
 
 
 class LimiterMetrics(Collector):
-    """How full the memory of quotas is."""
+    """The number of entries in the quotas' memory."""
 
     def __init__(self, limiter: EmbeddedLimiter) -> None:
         self._limiter = limiter
@@ -30,7 +30,7 @@ class LimiterMetrics(Collector):
 
 
 class RemoteLimiterMetrics(Collector):
-    """Metrics of the shared limiter, and of decisions while it does not answer."""
+    """Metrics of the shared limiter, and of decisions while it is unavailable."""
 
     def __init__(self, statistics: RemoteStatistics) -> None:
         self._statistics = statistics

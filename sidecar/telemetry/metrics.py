@@ -1,4 +1,4 @@
-"""What the operator counts: plain numbers on the request's path, families of Prometheus when somebody looks.
+"""Metrics: plain numbers on the request's path, Prometheus families when they are scraped.
 
 prometheus_client takes a lock and hashes labels on every increment; dicts of ints cost a tenth of that. Every label is
 bounded: a route's name as configured or `(none)`, a known method or `other`, a `Reason`, a quota's name.
@@ -22,11 +22,11 @@ from sidecar.core.model import QuotaState
 from sidecar.core.routing import STANDARD_METHODS
 from sidecar.telemetry.snapshots import Merged, Snapshot, snapshot_of, totals_by
 
-# What the operator counts of the use of keys beside the requests themselves.
+# Metrics about the use of keys, besides the requests themselves.
 
 
 class UsageMetrics(Collector):
-    """unusual: events by kind, every kind from the start. dropped: requests that were not counted as use."""
+    """unusual: events by kind; every kind exists from the start. dropped: requests that were not counted as use."""
 
     def __init__(self, unusual: Mapping[str, int], *, dropped: Callable[[], int]) -> None:
         self._unusual, self._dropped = unusual, dropped
@@ -42,8 +42,10 @@ class UsageMetrics(Collector):
 
 
 class StoreMetrics(Collector):
-    """write_problem: why the store takes no change; empty where it does. grace: whether it lasts, and its lookups.
-    processes: how many sidecars serve it."""
+    """write_problem: why the store accepts no changes; empty if it does. grace: whether it is active, and its lookups.
+
+    processes: how many sidecars use the store.
+    """
 
     def __init__(
         self, write_problem: Callable[[], str], *, grace: Callable[[], tuple[bool, int]], processes: Callable[[], int]
@@ -71,9 +73,9 @@ class StoreMetrics(Collector):
 
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the histograms' buckets, in seconds; what is above them all has a bucket of its own."""
+"""Upper bounds of the histograms' buckets, in seconds; one more bucket is for higher values."""
 OVERHEAD_BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
-"""Of the sidecar's own time, which is far less than a service takes."""
+"""For the sidecar's own time, which is far less than a service takes."""
 
 _METHODS = frozenset(STANDARD_METHODS)
 _AUTH_FAILURES = tuple(reason for reason in Reason if status_of(reason) == 401)
@@ -89,7 +91,7 @@ _STREAM_ENDS = (
     Reason.KEY_NOT_ACCEPTED,
     Reason.AMBIGUOUS_TARGET,
 )
-"""Refusals of what had been allowed: only a key that has changed meanwhile leads to them."""
+"""Refusals of exchanges that had been allowed: only a changed key causes them."""
 _BACKGROUND_FAILURES = (Reason.STORE_UNAVAILABLE, Reason.INTERNAL)
 _CONNECTION_LIMITS = ("connections", "connections_per_address", "open_files", "proxy_protocol", "held_bytes")
 _SWITCHING_PROTOCOLS = 101
@@ -99,7 +101,7 @@ _Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
 class _Histogram:
-    """Durations, each counted in the one bucket that it falls into. exemplars: the newest of each bucket, if any."""
+    """Durations, each counted in a single bucket. exemplars: the newest of each bucket, if any."""
 
     __slots__ = ("bounds", "counts", "exemplars", "total")
 
@@ -120,13 +122,13 @@ class _Histogram:
 
 
 class Metrics(Collector):
-    """The sidecar's metrics, registered with `registry` (its own where None is given)."""
+    """The sidecar's metrics, registered with `registry` (None: a new one)."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.in_flight = 0
         """Requests begun and not yet finished. The data listener adds and subtracts."""
         self.internal_errors = 0
-        """Whoever catches one adds it."""
+        """Incremented by whoever catches one."""
         self._requests: dict[tuple[str, str, int], int] = {}
         self._denied: Counts = {}
         self._auth_failures: Counts = {(reason.value,): 0 for reason in _AUTH_FAILURES}
@@ -149,7 +151,7 @@ class Metrics(Collector):
         self._others: Callable[[], Mapping[str, Snapshot]] | None = None
         self._registry = registry if registry is not None else CollectorRegistry()
         self.snapshot: Callable[[], Snapshot] = lambda: snapshot_of(self._registry)
-        """Everything registered, for another process to show."""
+        """Everything registered, to be shown by another process."""
         self._registry.register(self)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -157,7 +159,7 @@ class Metrics(Collector):
     def finished(
         self, route: str, method: str, status: int, *, seconds: float, upstream_seconds: float | None = None
     ) -> None:
-        """A request was answered; `upstream_seconds` where the upstream took part in it."""
+        """A request got its response; `upstream_seconds` if the upstream was involved."""
         requests, key = self._requests, (route, method if method in _METHODS else "other", status)
         requests[key] = requests.get(key, 0) + 1
         whole = self._request_seconds.get(route) or _begun(self._request_seconds, route)
@@ -169,7 +171,7 @@ class Metrics(Collector):
             upstream.counts[bisect_left(BOUNDS, upstream_seconds)] += 1
             upstream.total += upstream_seconds
             own_seconds -= upstream_seconds
-        if status != _SWITCHING_PROTOCOLS:  # A tunnel lasts as long as both ends like.
+        if status != _SWITCHING_PROTOCOLS:  # The duration of a tunnel is up to both ends.
             own = self._overhead_seconds.get(route) or _begun(self._overhead_seconds, route, OVERHEAD_BOUNDS)
             own.counts[bisect_left(OVERHEAD_BOUNDS, own_seconds)] += 1
             own.total += own_seconds
@@ -181,21 +183,21 @@ class Metrics(Collector):
         histogram.exemplars[bisect_left(histogram.bounds, seconds)] = exemplar
 
     def denied(self, route: str, reason: Reason) -> None:
-        """A request was refused, or a fault kept it from being served."""
+        """A request was refused, or not served because of a fault."""
         _add(self._denied, (route, reason))
         failure = (reason,)
         if failure in self._auth_failures:
             self._auth_failures[failure] += 1
 
     def upstream_failed(self, cause: UpstreamCause, upstream: str | None = None) -> None:
-        """A response could not be had, or broke off, because of the upstream; `denied` counts it, too.
+        """The upstream failed to respond, or broke off its response; `denied` counts it, too.
 
         upstream: its name; None is the default one.
         """
         _add(self._upstream_failures, _failure(cause, upstream))
 
     def stream_ended(self, reason: Reason) -> None:
-        """What had been allowed ended for `reason`; counted where the key is the reason."""
+        """An allowed exchange was ended for `reason`; counted if the key is the reason."""
         if (reason.value,) in self._streams_ended:
             _add(self._streams_ended, (reason.value,))
 
@@ -208,7 +210,7 @@ class Metrics(Collector):
         return counts
 
     def by_route(self) -> Mapping[str, Counter[str]]:
-        """Requests since the start by route and the reason that they were denied for; empty: all of the route."""
+        """Requests since the start by route and reason of denial; an empty reason: all requests of the route."""
         counts: dict[str, Counter[str]] = {}
         others = {} if self._others is None else self._others()
         for (route, _, _), count in self._requests.items():
@@ -221,7 +223,7 @@ class Metrics(Collector):
         return counts
 
     def observed_by_route(self) -> Mapping[str, Counter[str]]:
-        """Requests since the start that went on only because their refusal is observed, by route and reason."""
+        """Requests since the start that passed only because their refusal is observed, by route and reason."""
         counts: dict[str, Counter[str]] = {}
         others = {} if self._others is None else self._others()
         observed = (self._read_would_deny(), totals_by(["route", "reason"], "sidecar_would_deny", others))
@@ -239,7 +241,7 @@ class Metrics(Collector):
     def connection_refused(self, limit: str) -> None:
         """A connection was refused because of `limits.connections` or `limits.connections_per_address`.
 
-        Or it was made to wait: `open_files`. Or it did not begin as `proxy_protocol` demands.
+        Or it had to wait (`open_files`), or did not begin as `proxy_protocol` requires.
         """
         _add(self._turned_away, (limit,))
 
@@ -257,7 +259,7 @@ class Metrics(Collector):
         self._keys = keys
 
     def set_keys_due(self, keys: Mapping[tuple[str, str], int]) -> None:
-        """Number of active keys by (`expires` or `retires`, the span of time in which they do, such as `7d`)."""
+        """Number of active keys by (`expires` or `retires`, the period in which they do, such as `7d`)."""
         self._keys_due = keys
 
     def background_failed(self, reason: Reason) -> None:
@@ -267,7 +269,7 @@ class Metrics(Collector):
     def declare_series(
         self, *, routes: Iterable[str] = (), quotas: Iterable[str] = (), upstreams: Iterable[str] = ()
     ) -> None:
-        """Let the series of these begin at zero, so that an alert sees their first increase."""
+        """Create the series of these at zero, so that an alert sees their first increase."""
         for upstream in upstreams:
             for cause in UpstreamCause:
                 self._upstream_failures.setdefault(_failure(cause, upstream), 0)
@@ -285,9 +287,9 @@ class Metrics(Collector):
         log_dropped: Callable[[], int] | None = None,
         would_deny: Callable[[], Mapping[tuple[str, ...], int]] | None = None,
     ) -> None:
-        """Counters that others keep, read when somebody looks: key cache lookups by result, log lines dropped.
+        """Counters kept elsewhere, read on each scrape: key cache lookups by result, dropped log lines.
 
-        would_deny: requests by route and reason that was only observed; whoever keeps it shows it, too.
+        would_deny: requests by route and observed reason; its owner also shows it.
         """
         self._read_key_cache = key_cache or self._read_key_cache
         self._read_access_log_dropped = access_log_dropped or self._read_access_log_dropped
@@ -295,15 +297,15 @@ class Metrics(Collector):
         self._read_would_deny = would_deny or self._read_would_deny
 
     def also(self, collector: Collector) -> None:
-        """Show what `collector` counts, too."""
+        """Also show the metrics of `collector`."""
         self._registry.register(collector)
 
     def merge(self, others: Callable[[], Mapping[str, Snapshot]]) -> None:
-        """Show what other processes have counted as one with this: their last snapshots."""
+        """Merge the last snapshots of other processes into this one's metrics."""
         self._others = others
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Everything registered, and its content type: OpenMetrics where `accept` (the header) asks for it."""
+        """Everything registered, and its content type: OpenMetrics if `accept` (the header) asks for it."""
         encode, content_type = choose_encoder(accept)
         shown = self._registry if self._others is None else Merged(self._registry, self._others)
         return encode(shown), content_type
@@ -364,7 +366,7 @@ class Metrics(Collector):
         yield _counter("sidecar_log_dropped", "Lines of stderr that were dropped.", (), {(): self._read_log_dropped()})
 
     def _failures(self) -> Iterator[Metric]:
-        """Requests that did not end well although they had been allowed."""
+        """Requests that failed although they had been allowed."""
         yield _counter(
             "sidecar_upstream_failures",
             "Requests that the upstream failed, by what was wrong with it.",
@@ -393,7 +395,7 @@ class Metrics(Collector):
 
 
 def _failure(cause: UpstreamCause, upstream: str | None = None) -> tuple[str, ...]:
-    """The default upstream's series has no label `upstream`."""
+    """The series of the default upstream has no label `upstream`."""
     named = () if upstream is None else (upstream,)
     return (reason_of(cause).value, cause.value, *named)
 

@@ -1,4 +1,4 @@
-"""What went on although it would have been refused (`mode: observe`), and whether anything is observed at all."""
+"""Requests that passed although they would have been refused (`mode: observe`), and whether anything is observed."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -19,7 +19,7 @@ class WouldDenyMetrics(Collector):
         self._counts[route, reason] = self._counts.get((route, reason), 0) + 1
 
     def counts(self) -> Mapping[tuple[str, ...], int]:
-        """By route and reason."""
+        """Counts by route and reason."""
         return dict(self._counts)
 
     def collect(self) -> Iterator[Metric]:
@@ -34,7 +34,7 @@ class WouldDenyMetrics(Collector):
 
 
 class ObservingMetrics(Collector):
-    """observing: whether any refusal of the configuration in force is only observed."""
+    """observing: whether any refusal of the current configuration is only observed."""
 
     def __init__(self, observing: Callable[[], bool]) -> None:
         self._observing = observing

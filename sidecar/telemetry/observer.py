@@ -17,7 +17,7 @@ from sidecar.usage.recorder import Usage
 
 
 class Exchanges:
-    """The data path's observer. access_log, tracer: None where it is off."""
+    """The data path's observer. access_log, tracer: None if disabled."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ _NOT_FOUND: Final = frozenset({Reason.INVALID_KEY, Reason.TOO_MANY_FAILURES})
 
 
 def _credential(decision: Decision | None) -> Literal["key", "pass_through"] | None:
-    """What the client presented, good or not."""
+    """What the client presented, valid or not."""
     if decision is None:
         return None
     if decision.principal is not None:

@@ -1,4 +1,4 @@
-"""Spans to a collector: OTLP over HTTP, by OpenTelemetry's own SDK and exporter (the extra `otel`)."""
+"""Sends spans to a collector: OTLP over HTTP, with OpenTelemetry's own SDK and exporter (the extra `otel`)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 class ExportFailed(Exception):
-    """The collector did not take a batch."""
+    """The collector did not accept a batch."""
 
 
 class OtlpExport:
-    """Called with spans, sends them; raises ExportFailed. Blocks, at most about `timeout_seconds`.
+    """A callable that sends spans; raises ExportFailed. Blocks, at most about `timeout_seconds`.
 
-    endpoint: the whole URL. headers: of every request to it, beside those of OTEL_EXPORTER_OTLP_HEADERS.
-    service: empty for what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, and `sidecar` where they say nothing.
+    endpoint: the whole URL. headers: of every request to it, in addition to those of OTEL_EXPORTER_OTLP_HEADERS.
+    service: if empty, from OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, or `sidecar` by default.
     """
 
     def __init__(self, endpoint: str, *, headers: Mapping[str, str], timeout_seconds: float, service: str) -> None:
@@ -55,18 +55,18 @@ class OtlpExport:
 
     def __call__(self, spans: Sequence[Span]) -> None:
         for span in spans:
-            self._retell(span)
+            self._convert(span)
         sent = self._exporter.export(self._ended.take()) is SpanExportResult.SUCCESS
-        self._tell(failing=not sent)
+        self._report(failing=not sent)
         if not sent:
             raise ExportFailed
 
     def close(self) -> None:
-        """End whatever is still being tried."""
+        """Abort pending attempts."""
         self._exporter.shutdown()  # type: ignore[no-untyped-call]  # it has no annotations
 
-    def _retell(self, span: Span) -> None:
-        """`span` as the SDK has it."""
+    def _convert(self, span: Span) -> None:
+        """`span` as the SDK's type."""
         self._ids.trace_id, self._ids.span_id = int(span.trace_id, 16), int(span.span_id, 16)
         context = set_span_in_context(NonRecordingSpan(_parent(span))) if span.parent_id else None
         exported = self._tracer.start_span(
@@ -76,8 +76,8 @@ class OtlpExport:
             exported.set_status(Status(StatusCode.ERROR))
         exported.end(span.ended)
 
-    def _tell(self, *, failing: bool) -> None:
-        """Once when it begins, and once when it is over."""
+    def _report(self, *, failing: bool) -> None:
+        """Make the SDK's span: start it and end it."""
         if failing and not self._failing:
             _log.warning(
                 "sidecar: tracing: %s does not accept spans, which are dropped meanwhile: %s",
@@ -90,7 +90,7 @@ class OtlpExport:
 
 
 class _Ids(IdGenerator):
-    """The ids of the span that is told next."""
+    """The ids of the next span."""
 
     trace_id = 0
     span_id = 0
@@ -103,7 +103,7 @@ class _Ids(IdGenerator):
 
 
 class _Ended(SpanProcessor):
-    """Keeps spans until they are taken."""
+    """Keeps ended spans until they are taken."""
 
     def __init__(self) -> None:
         self._spans: list[ReadableSpan] = []
@@ -117,12 +117,12 @@ class _Ended(SpanProcessor):
 
 
 class _Complaints(logging.Filter):
-    """Keeps to itself what OpenTelemetry would log at each attempt, but for the last of it."""
+    """Suppresses what OpenTelemetry would log at each attempt, but keeps the last message."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last = "no reason given"
-        # Of what a client may have written, nothing is to reach the log.
+        # Nothing that a client wrote may reach the log.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         exporter = logging.getLogger(OTLPSpanExporter.__module__)
         exporter.setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
-"""What of a request may be written down: no query's values, and nothing that begins or looks like a key.
+"""What may be logged about a request: no values of a query, and nothing that begins or looks like a key.
 
-A key whose prefix was mangled (`8v_live_…`) does not begin like one. So a run of 30 or more letters and digits is
-hidden, too, if a digit, a capital and a small letter are among them; of random ones, one in 200 has no digit. UUIDs,
-hashes in hex, numbers and words in one case are shown; long identifiers in base64 or base62 are not.
+A key whose prefix was mangled (`8v_live_…`) does not begin like one. So a run of 30 or more letters and digits is also
+hidden if it has a digit, a capital and a small letter; one in 200 random runs has no digit. UUIDs, hashes in hex,
+numbers and words in one case are shown; long identifiers in base64 or base62 are not.
 """
 
 import re
@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 HIDDEN: Final = "[redacted]"
 _MAX_NAME = 20
-"""Of a query's parameter. A whole key is longer, so that one that stands where a name should is never shown."""
+"""Longest name of a query parameter. A key is longer, so one in place of a name is never shown."""
 _NAME = re.compile(rf"[A-Za-z0-9_.\-\[\]]{{1,{_MAX_NAME}}}")
 _KEY_BODY = "[0-9A-Za-z]{16,}"
-"""What follows a prefix in a key of ours is at least 22 of these; one that is mistyped may be shorter."""
+"""At least 22 of these follow the prefix in our keys; a mistyped key may be shorter."""
 _ESCAPED_ALNUM = "%(?:25)*+(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"
 """A letter or digit, percent-encoded once or more often: `%61`, `%2561`."""
 _ENCODED_BODY = f"(?:[0-9A-Za-z]|{_ESCAPED_ALNUM}){{16,}}+"
@@ -27,19 +27,19 @@ _NESTED = re.compile("%(?:25)*[0-9A-Fa-f]?%(?:25)*(?:3[0-9]|[46][1-6])")
 _AGAIN_ENCODED = re.compile("%(?:25)+")
 _HEX_DIGITS: Final = tuple((f"%{ord(digit):x}", digit) for digit in "0123456789ABCDEFabcdef")
 _MOST_ROUNDS = 4
-"""Of decoding what is nested. No client needs more; each takes a tenth of a millisecond where all is made of it."""
+"""Most rounds of decoding nested escapes. No client needs more; each takes up to a tenth of a millisecond."""
 _BEYOND: Final = 1024
-"""Characters after the cut that are looked at; an encoded prefix and 16 characters more seldom need half of them."""
+"""Characters after the cut that are checked; an encoded prefix and 16 more characters seldom need half of them."""
 
 
 class Redaction:
-    """prefixes: what keys begin with; empty ones are left out, because anything begins so."""
+    """prefixes: those of keys; empty ones are left out, because they match anything."""
 
     def __init__(self, prefixes: Iterable[str] = ()) -> None:
         self.reconfigure(prefixes)
 
     def reconfigure(self, prefixes: Iterable[str]) -> None:
-        """Look for these from here on."""
+        """Use these prefixes from now on."""
         self._prefixes = sorted({prefix for prefix in prefixes if prefix}, reverse=True)
         self._keys = re.compile(f"({'|'.join(map(re.escape, self._prefixes))}){_KEY_BODY}")
         escaped = [f"%(?:25)*{ord(char):02x}" for char in sorted(set("".join(self._prefixes))) if not char.isalnum()]
@@ -47,8 +47,8 @@ class Redaction:
         self._encoded_keys = re.compile(f"(?:{'|'.join(map(_encoded, self._prefixes))}){_ENCODED_BODY}")
 
     def text(self, text: str, *, longest: int) -> str:
-        """Without keys, however they are percent-encoded, and cut. A key that the cut goes through is hidden, too."""
-        # Most texts hold none, and this asks in a tenth of the time that a pattern takes.
+        """The text without keys, however percent-encoded, and truncated. A key at the cut is hidden, too."""
+        # Most texts contain none, and this check takes a tenth of the time of a pattern.
         for prefix in self._prefixes:
             if prefix in text:
                 text = self._keys.sub(rf"\1{HIDDEN}", text)
@@ -60,8 +60,8 @@ class Redaction:
         return text if len(text) <= longest else text[:longest]
 
     def _without_encoded(self, text: str) -> str:
-        """A text where a key comes out only when escapes of escapes are decoded is hidden as a whole."""
-        # Nobody needs to encode what keys are made of, so that most texts are done with here.
+        """Hide the whole text if a key appears only after decoding nested escapes."""
+        # Nobody needs to encode the characters of keys, so most texts end here.
         if self._escapes.search(text) is None:
             return text
         text = self._without_once_encoded(text)
@@ -74,11 +74,11 @@ class Redaction:
         return _ENCODED_RUN.sub(_unless_random, self._encoded_keys.sub(HIDDEN, text))
 
     def path(self, target: str, *, longest: int) -> str:
-        """What of a request-target stands before its query."""
+        """The part of a request-target before its query."""
         return self.text(target.partition("?")[0].partition("#")[0], longest=longest)
 
     def address(self, text: str, *, longest: int) -> str:
-        """A URL without user, query and fragment, as a Referer may hold them."""
+        """A URL without the user, query and fragment that a Referer may contain."""
         before = text.partition("?")[0].partition("#")[0]
         scheme, slashes, rest = before.partition("://")
         authority, slash, path = rest.partition("/")
@@ -88,12 +88,12 @@ class Redaction:
 
 
 def _encoded(prefix: str) -> str:
-    """The pattern of a prefix, each character perhaps percent-encoded, once or more often."""
+    """The pattern of a prefix whose characters may be percent-encoded, once or more often."""
     return "".join(f"(?:{re.escape(char)}|(?i:%(?:25)*{ord(char):02x}))" for char in prefix)
 
 
 def _unless_random(run: re.Match[str]) -> str:
-    """The run as it is, or HIDDEN where it looks like the random part of a key."""
+    """The run as it is, or HIDDEN if it looks like the random part of a key."""
     text = run[0]
     plain = unquote(_AGAIN_ENCODED.sub("%", text)) if "%" in text else text
     is_random = not (plain.isalpha() or plain == plain.lower() or plain == plain.upper())
@@ -101,7 +101,7 @@ def _unless_random(run: re.Match[str]) -> str:
 
 
 def _unnested(text: str) -> str:
-    """With the digits of escapes decoded; by `replace`, in a tenth of the time of a function called for each."""
+    """The text with the digits of escapes decoded; `replace` takes a tenth of the time of a function for each."""
     for _ in range(_MOST_ROUNDS):
         before, text = text, _AGAIN_ENCODED.sub("%", text)
         for escape, digit in _HEX_DIGITS:
@@ -112,7 +112,7 @@ def _unnested(text: str) -> str:
 
 
 def query_names(target: str, *, longest: int) -> str | None:
-    """`page=*&sort=*`: the names of a query's parameters; what has no plain, short name is `*`.
+    """`page=*&sort=*`: the names of a query's parameters; anything but a plain, short name is `*`.
 
     None without a query.
     """

@@ -1,4 +1,4 @@
-"""The newest refusals, for people who ask why a key is refused. In memory only, and never with a key's secret."""
+"""The newest refusals, to find out why a key is refused. In memory only, and never with a key's secret."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,33 +13,33 @@ from sidecar.core.routing import NO_ROUTE
 from sidecar.telemetry.redaction import Redaction
 
 KEPT: Final = 200
-"""Refusals; older ones are forgotten."""
+"""Most refusals that are kept; older ones are dropped."""
 _QUOTAS: Final = 1_000
-"""Most used-up quotas that are remembered."""
+"""Most exhausted quotas that are remembered."""
 _PATH_CHARS: Final = 200
 _TARGET_CHARS: Final = 2_048
-"""Of a request-target, until it is redacted: no client's memory is kept for long."""
+"""Most characters of a request-target until it is redacted, so that clients cannot fill memory."""
 
 
 class Refusal(Struct, frozen=True, kw_only=True, gc=False):
-    """A request that was refused, or not served for a fault. Empty: not known; malformed ones have no method."""
+    """A request that was refused, or not served because of a fault. Empty: unknown; malformed ones have no method."""
 
     at: int
     """Microseconds."""
     request_id: str = ""
-    """Clients choose it, so that several requests may have the same."""
+    """Clients choose it, so several requests may have the same one."""
     status: int
     reason: Reason
     cause: UpstreamCause | None
-    """What was wrong with the upstream, where it was the upstream's."""
+    """What was wrong with the upstream, if it failed."""
     route: str
     method: str = ""
     path: str = ""
-    """Without query and keys, and cut: `is_cut` then."""
+    """Without query and keys, and truncated if `is_cut`."""
     is_cut: bool = False
     address: str = ""
     key_id: str = ""
-    """Of the key that was recognised, even if it is not valid; so is `prefix`, its stored prefix."""
+    """Id of the recognised key, even if it is not valid; likewise `prefix`, its stored prefix."""
     prefix: str = ""
     tenant: str | None = None
     environment: str | None = None
@@ -47,19 +47,19 @@ class Refusal(Struct, frozen=True, kw_only=True, gc=False):
     scopes: tuple[str, ...] = ()
     """As stored on the key."""
     missing: tuple[str, ...] = ()
-    """Scopes that the route wanted, and the key lacked."""
+    """Scopes that the route required and the key lacked."""
     pass_through: bool = False
     """Whether a credential was presented that is not a key."""
     quota: str = ""
-    """The one that was used up; so are its `limit`, and the seconds to wait."""
+    """The exhausted quota; with its `limit`, and the seconds to wait."""
     limit: int = 0
     retry_after: int = 0
     quotas: tuple[str, ...] = ()
-    """What was left of each quota of the route, in words."""
+    """What was left of each quota of the route, as text."""
     config: str = ""
     """The beginning of the hash of the configuration in force."""
     observed: bool = False
-    """It went on anyway (`mode: observe`), and `status` is that of its actual response."""
+    """Whether it passed anyway (`mode: observe`); then `status` is that of its actual response."""
 
 
 class RefusalFilter(Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class RefusalFilter(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     route: str | None = None
     since: int = 0
-    """Microseconds; so is `until`, which is not in the span itself."""
+    """Microseconds, as is `until`, which is exclusive."""
     until: int | None = None
     limit: int = KEPT
 
@@ -87,7 +87,7 @@ class RefusalFilter(Struct, frozen=True, kw_only=True):
 
 
 class Gathered(Struct, frozen=True, kw_only=True, gc=False):
-    """What one process has seen since it was last asked, for another: as `Refusals` shows it."""
+    """What one process recorded since the last call, for another process, in the form of `Refusals`."""
 
     newest: tuple[Refusal, ...]
     """The newest last."""
@@ -107,7 +107,7 @@ def _no_config() -> None:
 
 
 class Refusals:
-    """Remembers what is at hand when a request is refused; `settle`, called every few seconds, makes it readable."""
+    """Records what is at hand when a request is refused; `settle`, called every few seconds, makes it readable."""
 
     def __init__(self, redaction: Redaction, *, config: Callable[[], str | None] = _no_config) -> None:
         """config: the beginning of the hash of the configuration in force."""
@@ -155,22 +155,22 @@ class Refusals:
             del self._used_up[next(iter(self._used_up))]
 
     def refusing(self, now: float) -> Mapping[tuple[str, str], QuotaState]:
-        """Quotas that have refused a key and are not whole again at `now`, by key id and quota, the newest last."""
+        """Quotas that refused a key and are not restored at `now`, by key id and quota, the newest last."""
         return {name: state for name, state in self._used_up.items() if state.resets_at > now}
 
     def gathered(self) -> Gathered:
-        """Hand over all of it; it is forgotten here."""
+        """Hand over everything, and forget it here."""
         self._settle()
-        told = Gathered(
+        gathered = Gathered(
             newest=tuple(self._settled), upstream_failure=self._upstream_failure, used_up=dict(self._used_up)
         )
         self._settled.clear()
         self._used_up.clear()
         self._upstream_failure = None
-        return told
+        return gathered
 
     def merge(self, other: Gathered) -> None:
-        """Remember what another process has seen, too."""
+        """Add what another process recorded."""
         self._settle()
         self._settled = deque(sorted([*self._settled, *other.newest], key=lambda each: each.at), maxlen=KEPT)
         failures = [each for each in (self._upstream_failure, other.upstream_failure) if each is not None]
@@ -179,7 +179,7 @@ class Refusals:
             self.used_up(key_id, state)
 
     async def settle(self) -> None:
-        """Let go of heads and decisions: paths lose their queries and keys."""
+        """Release heads and decisions: paths lose their queries and keys."""
         self._settle()
 
     def newest(self) -> Sequence[Refusal]:
@@ -188,7 +188,7 @@ class Refusals:
         return tuple(reversed(self._settled))
 
     def upstream_failure(self) -> Refusal | None:
-        """The newest that was the upstream's fault. A flood of refusals does not push it out."""
+        """The newest failure of the upstream. A flood of refusals does not evict it."""
         self._settle()
         return self._upstream_failure
 

@@ -1,6 +1,4 @@
-"""Reports reloads of the configuration to the operator: metrics, log lines, a remark for readiness, and what was
-refused.
-"""
+"""Reports reloads of the configuration to the operator: metrics, log, a remark for readiness, and refused files."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -13,13 +11,13 @@ from prometheus_client.registry import Collector
 
 _log = logging.getLogger(__name__)
 _KEPT: Final = 100
-"""Problems of one file: nobody reads more at once."""
+"""Most problems of one file that are kept."""
 _LONGEST: Final = 500
-"""Characters of one: a file may hold a name of megabytes."""
+"""Most characters of a problem: a file may contain a name of megabytes."""
 
 
 class ConfigProblem(NamedTuple):
-    """What is wrong with a configuration file. where: `file:line:column`, or empty where the file itself is good."""
+    """What is wrong with a configuration file. where: `file:line:column`, or empty if the file itself is valid."""
 
     where: str
     message: str
@@ -30,10 +28,10 @@ class ConfigProblem(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedConfig:
-    """The configuration that was refused in place of the one in force. Times in Unix seconds."""
+    """A configuration that was refused, so that the previous one stays in force. Times in Unix seconds."""
 
     since: float
-    """Of the first refusal after the one in force was taken; `at` is that of the newest."""
+    """Time of the first refusal since the last successful load; `at` is that of the newest."""
     at: float
     problems: Sequence[ConfigProblem]
     """The first hundred of `total`, in the order of the file."""
@@ -41,7 +39,7 @@ class RefusedConfig:
 
 
 class Reloads(Collector):
-    """How often the configuration was read again, and which one is in force since when (Unix seconds)."""
+    """Counts reloads, and records which configuration is in force since when (Unix seconds)."""
 
     def __init__(self, sha256: str, *, at: float) -> None:
         self._sha256, self._at = sha256, at
@@ -49,10 +47,10 @@ class Reloads(Collector):
         self.kept: Sequence[str] = ()
         """Options of the file that need a restart to take effect."""
         self.pending: RefusedConfig | None = None
-        """None where the newest reload was taken."""
+        """None if the newest reload succeeded."""
 
     def taken(self, path: str, sha256: str, *, at: float, kept: Sequence[str]) -> None:
-        """It is in force, but for the options in `kept`."""
+        """It is in force, except for the options in `kept`."""
         self._sha256, self._at, self.kept, self.pending = sha256, at, tuple(kept), None
         self._counts["success"] += 1
         _log.warning("sidecar: config: %s is in force (sha256 %s)", path, sha256[:12])

@@ -1,7 +1,7 @@
-"""The metrics of several processes as those of one: counters added, histograms merged, nothing twice.
+"""Merges the metrics of several processes: counters are added, histograms merged, nothing counted twice.
 
-A gauge is added up, too, where that means something. What the kernel tells of a process (memory, descriptors, its
-start) is shown by process, with a label `worker`. Counters of a process that has ended are kept.
+Gauges are added up if that makes sense. The kernel's numbers about a process (memory, descriptors, its start) are shown
+per process, with a label `worker`. Counters of an ended process are kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +14,10 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.samples import Sample
 
 Snapshot = Sequence[Metric]
-"""The families of one process at one moment."""
+"""The metric families of one process at one moment."""
 
 CONTROL: Final = "control"
-"""The process that shows them, as the label `worker` has it."""
+"""The label `worker` of the process that shows them."""
 _OF_A_PROCESS: Final = "process_"
 _LEAST: Final = frozenset({"sidecar_store_writable"})
 """Gauges whose minimum shows the worst process,"""
@@ -29,12 +29,12 @@ _Series = dict[tuple[str, tuple[tuple[str, str], ...]], Sample]
 
 
 def snapshot_of(registry: CollectorRegistry) -> Snapshot:
-    """Of this process, now. May be sent to another (pickle)."""
+    """A snapshot of this process, now. It can be sent to another (pickle)."""
     return list(registry.collect())
 
 
 def merged(snapshots: Mapping[str, Snapshot]) -> Snapshot:
-    """One snapshot of all, by the name of the process; an empty one is of processes that have ended."""
+    """One snapshot of all, by the name of the process; an empty name is for ended processes."""
     families = dict[str, Metric]()
     series = dict[str, _Series]()
     for worker, snapshot in snapshots.items():
@@ -50,13 +50,13 @@ def merged(snapshots: Mapping[str, Snapshot]) -> Snapshot:
 
 
 def kept(ended: Snapshot, last: Snapshot) -> Snapshot:
-    """What is kept of processes that have ended, with the last snapshot of one more."""
+    """What is kept of ended processes, plus the last snapshot of another one."""
     counts = [metric for metric in last if metric.type in _KEPT]
     return merged({"": ended, " ": counts})
 
 
 def totals_by(labels: Sequence[str], name: str, snapshots: Mapping[str, Snapshot]) -> Mapping[tuple[str, ...], int]:
-    """Sums of a counter's samples by some of its labels. name: of the family."""
+    """Sums of a counter's samples by some of its labels. name: that of the family."""
     counts = dict[tuple[str, ...], int]()
     for snapshot in snapshots.values():
         for sample in (sample for metric in snapshot if metric.name == name for sample in metric.samples):
@@ -76,7 +76,7 @@ class Merged(Collector):
 
 
 class WorkerMetrics(Collector):
-    """How many workers serve, and how often one was started in place of another."""
+    """How many workers serve, and how often one was restarted."""
 
     def __init__(self, serving: Callable[[], int], restarts: Callable[[], int]) -> None:
         self._serving, self._restarts = serving, restarts

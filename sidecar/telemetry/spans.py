@@ -1,7 +1,7 @@
-"""A finished request as spans, in the words of OpenTelemetry's semantic conventions for HTTP (1.23 and later).
+"""A finished request as spans, following OpenTelemetry's semantic conventions for HTTP (1.23 and later).
 
-No header but Host and User-Agent is looked at, no value of a query is told, and nothing that begins like a key. The
-method is one of those that are known or `_OTHER`: a stranger's own word may be anything.
+Of the headers only Host and User-Agent are used. No value of a query is included, and nothing that begins like a key.
+The method is a known one or `_OTHER`: clients may send any text.
 """
 
 from typing import Final, Literal
@@ -130,7 +130,7 @@ class Spans:
         return {"server.address": self._redaction.text(name.strip("[]"), longest=_MAX_HOST), "server.port": int(port)}
 
     def _path(self, target: str) -> str:
-        """Of the origin form and of the absolute one; undecodable bytes as `\\xff`."""
+        """The path of an origin form or absolute form; undecodable bytes as `\\xff`."""
         if not target.startswith("/"):
             _, slashes, rest = target.partition("://")
             target = f"/{rest.partition('/')[2]}" if slashes else target
@@ -142,7 +142,7 @@ class Spans:
 
 
 def _server_error(access: Access) -> str:
-    """Empty where the server did as it should; a refusal is no error of it."""
+    """Empty if the server worked as intended; a refusal is not an error."""
     if _hung_up(access):
         return _CLIENT_GONE
     if access.reason is not None and (access.status >= 500 or access.status < 400):
@@ -181,7 +181,7 @@ def _named(method: str) -> str:
 
 
 def _host(head: RequestHead, decision: Decision | None) -> bytes:
-    """The Host that was decided on, or one that could have been."""
+    """The Host that was decided on, or a well-formed one."""
     if isinstance(decision, Allow):
         return decision.host
     try:

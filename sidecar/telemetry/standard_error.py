@@ -1,7 +1,7 @@
-"""Standard error of a process that serves: written by a thread, because whoever reads it may be slow, or stuck.
+"""Standard error of a serving process: written by a thread, because its reader may be slow or stuck.
 
-Everything in Python that writes to stderr goes through `sys.stderr`: log lines, warnings, tracebacks. So it is what is
-replaced, and not the handlers of logging.
+Everything in Python that writes to stderr goes through `sys.stderr`: log lines, warnings, tracebacks. So that is
+replaced, not the handlers of logging.
 """
 
 import io
@@ -16,16 +16,16 @@ from sidecar.core.units import counted
 from sidecar.telemetry.access_log import descriptor_writer, lines_writer
 
 MAX_CHARS: Final = 256 * 1024
-"""That wait to be written, at most."""
+"""Most characters that wait to be written."""
 END_SECONDS: Final = 1.0
-"""How long the end of the process waits for what is not written yet."""
+"""How long the process waits at its end for unwritten text."""
 
 
 class QueuedText(io.TextIOBase):
-    """A text stream whose `write` never blocks: a thread hands whole lines to `deliver`, which may.
+    """A text stream whose `write` never blocks: a thread passes whole lines to `deliver`, which may block.
 
-    Lines past `max_chars`, and those that `deliver` fails to deliver (OSError), are dropped and counted. Once there is
-    room again, a line says how many. Any thread may write. encoding, errors: as of `io.TextIOWrapper`.
+    Lines beyond `max_chars`, and those for which `deliver` raises OSError, are dropped and counted. Once there is room
+    again, a line says how many. Any thread may write. encoding, errors: as in `io.TextIOWrapper`.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class QueuedText(io.TextIOBase):
         self.dropped = 0
         """Lines."""
         self._deliver, self._encoding, self._errors, self._max_chars = deliver, encoding, errors, max_chars
-        # Reentrant: a finalizer that runs while it is held may write a warning.
+        # Reentrant: a finalizer that runs while the lock is held may write a warning.
         self._changed = Condition(RLock())
         self._waiting: deque[str] = deque()
         self._chars = 0
         self._unfinished = ""
-        self._told = 0
+        self._reported = 0
         self._ending = False
         self._thread = Thread(target=self._work, name="stderr", daemon=True)  # A stuck one must not keep the process.
         self._thread.start()
@@ -72,7 +72,7 @@ class QueuedText(io.TextIOBase):
         return len(text)
 
     def end(self, seconds: float) -> None:
-        """Write what waits, for at most `seconds`. What is written to the stream after that is lost."""
+        """Write the waiting text, for at most `seconds`. Text written to the stream afterwards is lost."""
         with self._changed:
             self._take(self._unfinished)
             self._unfinished, self._ending = "", True
@@ -80,7 +80,7 @@ class QueuedText(io.TextIOBase):
         self._thread.join(seconds)
 
     def _take(self, lines: str) -> None:
-        """One piece of it stays whole: a line is written or dropped, never cut."""
+        """Take whole lines: a line is written or dropped, never cut."""
         if not lines:
             return
         if self._chars + len(lines) > self._max_chars:
@@ -99,32 +99,32 @@ class QueuedText(io.TextIOBase):
         while (lines := self._next()) is not None:
             try:
                 self._deliver(lines.encode(self._encoding, self._errors))
-            except (OSError, ValueError):  # Nobody reads any more, or it is closed; there is nobody to tell.
+            except (OSError, ValueError):  # The reader is gone, or it is closed: nowhere to report it.
                 self.dropped += lines.count("\n")
-                self._told = self.dropped
+                self._reported = self.dropped
 
     def _next(self) -> str | None:
-        """All that waits, as soon as there is something; None at the end."""
+        """All waiting text, as soon as there is some; None at the end."""
         with self._changed:
-            while not self._waiting and not self._untold and not self._ending:
+            while not self._waiting and not self._unreported and not self._ending:
                 self._changed.wait()
-            lines, untold = "".join(self._waiting), self._untold
+            lines, unreported = "".join(self._waiting), self._unreported
             self._waiting.clear()
-            self._chars, self._told = 0, self.dropped
-        if untold:
-            lines += f"sidecar: {counted(untold, 'log line')} dropped: stderr was not read, or too slowly\n"
+            self._chars, self._reported = 0, self.dropped
+        if unreported:
+            lines += f"sidecar: {counted(unreported, 'log line')} dropped: stderr was not read, or too slowly\n"
         return lines or None
 
     @property
-    def _untold(self) -> int:
-        return self.dropped - self._told
+    def _unreported(self) -> int:
+        return self.dropped - self._reported
 
 
 @contextmanager
 def queued_stderr(lock: int | None = None) -> Iterator[QueuedText]:
-    """Inside, `sys.stderr` never blocks. What was written to it is written before this ends, or given up.
+    """Inside the context, `sys.stderr` never blocks. Its text is written before the context ends, or discarded.
 
-    lock: as of `lines_writer`, where other processes write there.
+    lock: as in `lines_writer`, if other processes write there.
     """
     original: TextIO = sys.stderr
     original.flush()

@@ -1,7 +1,7 @@
-"""Tracing: a server span of every sampled request, and a client span of what was forwarded to the upstream.
+"""Tracing: a server span for each sampled request, and a client span if it was forwarded to the upstream.
 
-A request gets its place in a trace when it is forwarded, because the upstream is sent a trace header. Spans are made
-when it is over, and exported in batches off the request's path.
+A request joins a trace when it is forwarded, because the upstream gets a trace header. Spans are made when it ends, and
+exported in batches off the request's path.
 """
 
 import re
@@ -22,7 +22,7 @@ from sidecar.telemetry.spans import Span, Spans
 
 _SPANS_AT_ONCE: Final = 512
 _MAX_SPANS: Final = 16_384
-"""That wait for a collector: about 2 KiB each."""
+"""Most spans that wait for a collector: about 2 KiB each."""
 _EXPORT_SECONDS: Final = 1.0
 _FLUSH_SECONDS: Final = 2.0
 
@@ -31,7 +31,7 @@ _FLUSH_SECONDS: Final = 2.0
 
 
 _RANDOM: Final = 0x02
-"""The trace id is random (Trace Context level 2); handed on as it came."""
+"""The flag that the trace id is random (Trace Context level 2); passed on unchanged."""
 _PARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _WHOLE: Final = 1 << 64
 
@@ -39,16 +39,15 @@ _WHOLE: Final = 1 << 64
 class Contexts:
     """Continues the callers' traces (W3C Trace Context), or begins new ones.
 
-    share: what part of the traces that begin here is sampled, 0 to 1. random_bytes: gives that many.
-    believes: whether a peer's traceparent is trusted. One that is not trusted or not well-formed is replaced, and its
-    tracestate dropped.
+    share: the part of traces beginning here that is sampled, 0 to 1. random_bytes: returns that many. believes: whether
+    a peer's traceparent is trusted. An untrusted or malformed one is replaced, and its tracestate dropped.
     """
 
     def __init__(self, *, share: float, random_bytes: Callable[[int], bytes], believes: Callable[[str], bool]) -> None:
         self._bound, self._random_bytes, self._believes = int(share * _WHOLE), random_bytes, believes
 
     def begin(self, head: RequestHead) -> Trace:
-        """The parent's decision on sampling stands; without a parent, the trace id decides."""
+        """The parent's sampling decision is kept; without a parent, the trace id decides."""
         digits = self._random_bytes(32).hex()
         span_id, client_span_id = _not_zero(digits[:16]), _not_zero(digits[16:32])
         parent = _parent(head.headers) if self._believes(head.peer) else None
@@ -67,7 +66,10 @@ class Contexts:
 
 
 def _parent(headers: Headers) -> re.Match[bytes] | None:
-    """Of exactly one traceparent that is well-formed: of version 00 to the letter, of a later one as far as known."""
+    """The parent, if there is exactly one well-formed traceparent.
+
+    Parsed strictly for version 00, leniently for later ones.
+    """
     values = [value for name, value in headers if name.lower() == TRACEPARENT]
     found = _PARENT.fullmatch(values[0]) if len(values) == 1 else None
     return None if found is None or (found[1] == b"00" and found[5] is not None) else found
@@ -79,7 +81,7 @@ def _state(headers: Headers) -> str:
 
 
 def _not_zero(digits: str) -> str:
-    """An id of nothing but zeros is none."""
+    """An id of zeros is invalid."""
     return digits if digits.strip("0") else f"{digits[:-1]}1"
 
 
@@ -87,7 +89,7 @@ def _not_zero(digits: str) -> str:
 
 
 class Tracer:
-    """export: delivers a batch, or raises; may block, and is called in a thread of its own."""
+    """export: delivers a batch, or raises; may block, and is called in its own thread."""
 
     def __init__(
         self,
@@ -109,16 +111,16 @@ class Tracer:
 
     @property
     def exported(self) -> int:
-        """Spans that a collector has taken."""
+        """Spans that a collector accepted."""
         return self._batches.delivered
 
     @property
     def dropped(self) -> int:
-        """Spans that waited for a collector in vain."""
+        """Spans that could not be delivered."""
         return self._batches.dropped
 
     def forwarding(self, head: RequestHead, upstream: UpstreamName) -> Forwarding:
-        """The request's place in a trace, now that it is sent to `upstream`."""
+        """The request's trace, now that it is sent to `upstream`."""
         return Forwarding(trace=self._contexts.begin(head), upstream=upstream, sent=self._clock.seconds())
 
     def begin(self, head: RequestHead) -> Trace:
@@ -128,25 +130,25 @@ class Tracer:
     def finished(
         self, trace: Trace, access: Access, head: RequestHead, decision: Decision | None, forwarding: Forwarding | None
     ) -> None:
-        """A request of a sampled trace is over."""
+        """A request of a sampled trace has ended."""
         self._batches.record(self._spans.server(trace, access, head, decision))
         if forwarding is not None and isinstance(decision, Allow):
             self._batches.record(self._spans.client(forwarding, access, decision))
 
     async def run(self) -> None:
-        """Export what waits, every second, until cancelled; what then still waits is `flush`'s."""
+        """Export waiting spans every second, until cancelled; `flush` exports the rest."""
         await self._batches.run(_EXPORT_SECONDS)
 
     async def flush(self) -> None:
-        """Export all that waits, for at most two seconds."""
+        """Export all waiting spans, for at most two seconds."""
         await self._batches.flush(_FLUSH_SECONDS)
 
 
-# What became of spans.
+# Metrics of spans.
 
 
 class TraceMetrics(Collector):
-    """Of a tracer, where there is one."""
+    """Metrics of a tracer, if there is one."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer

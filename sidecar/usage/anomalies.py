@@ -19,7 +19,7 @@ AGENT_CHARS = 200
 
 
 class AnomalyKind(StrEnum):
-    """Closed set: metric label and log field at once."""
+    """A closed set, used both as metric label and as log field."""
 
     UNUSED_KEY = "unused_key"
     """A key was used after a long time without use."""
@@ -28,31 +28,31 @@ class AnomalyKind(StrEnum):
     REFUSALS = "refusals"
     """One key, or one network without a known key, was refused many times."""
     REVOKED_KEY = "revoked_key"
-    """A revoked key is still tried."""
+    """A revoked key is still used."""
     RETIRED_KEY = "retired_key"
-    """A key that another has replaced is still tried."""
+    """A replaced key is still used."""
     OLD_KEY = "old_key"
-    """A key is older than it may get without rotation. Is reported once for each key."""
+    """A key is older than allowed without rotation. Reported once per key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anomaly:
-    """An event that somebody may want to look at."""
+    """An event that someone may want to investigate."""
 
     kind: AnomalyKind
     key_id: str | None
-    """None where no stored key was involved."""
+    """None if no stored key was involved."""
     at: int
     """Microseconds."""
     address: str
-    """Of the client; empty where it came by a Unix socket."""
+    """The client's address; empty for a Unix socket."""
     detail: str
-    """For people: `first use from 203.0.113.0/24`."""
+    """Readable text: `first use from 203.0.113.0/24`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unusual:
-    """The limits past which a use is unusual. None: never. The defaults stand in the configuration's document."""
+    """The limits beyond which a use is unusual. None: never. The defaults are in the configuration's document."""
 
     unused_seconds: float | None
     new_network: bool
@@ -64,7 +64,7 @@ class Unusual:
 
 
 def network_of(address: str) -> str:
-    """The /24 or, of IPv6, the /48 of the address, as `203.0.113.0/24`; empty where it is not an address."""
+    """The /24 or, of IPv6, the /48 of the address, as `203.0.113.0/24`; empty if it is not an address."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:
@@ -77,20 +77,20 @@ def network_of(address: str) -> str:
 
 
 def agent_text(value: bytes) -> str:
-    """A User-Agent field as it is kept and shown: printable ASCII, at most `AGENT_CHARS`."""
+    """A User-Agent field as stored and shown: printable ASCII, at most `AGENT_CHARS`."""
     return _UNSHOWN.sub("?", value[:AGENT_CHARS].decode("latin-1"))
 
 
-# Unusual uses are detected afterwards and in sums, so that no request waits for it.
+# Unusual uses are detected afterwards, from totals, so that no request waits for this.
 
 
-# Each unusual event is a line in the log, a number in the metrics, and a row in the store.
+# Each unusual event becomes a log line, a count in the metrics, and a row in the store.
 
 
 _SUBJECTS: Final = 10_000
-"""That are kept quiet at a time."""
+"""Most events that are suppressed at a time."""
 _LINES: Final = 60
-"""Most lines of one minute; the next line says how many were left out."""
+"""Most lines in a minute; the next line says how many were left out."""
 _MINUTE: Final = 60_000_000
 
 _Subject = tuple[AnomalyKind, str, str]
@@ -109,7 +109,7 @@ class AnomalyLog:
         self._minute, self._lines, self._unlogged = 0, 0, 0
 
     def report(self, event: Anomaly) -> None:
-        """Report an event, unless the same was reported a short while ago."""
+        """Report an event, unless the same one was reported recently."""
         if self._is_quiet(_subject(event), event.at):
             return
         self.counts[event.kind] += 1
@@ -118,12 +118,12 @@ class AnomalyLog:
             self._fresh.append(event)
 
     def announce(self, event: Anomaly) -> None:
-        """Count and log an event that is stored already."""
+        """Count and log an event that is already stored."""
         self.counts[event.kind] += 1
         self._log(event)
 
     def restore(self, events: Iterable[Anomaly]) -> None:
-        """Remember events of before a restart: they are neither counted nor reported again."""
+        """Remember events from before a restart: they are neither counted nor reported again."""
         for event in sorted(events, key=lambda event: event.at):
             self._remember(event)
 
@@ -134,8 +134,8 @@ class AnomalyLog:
 
     def _is_quiet(self, subject: _Subject, at: int) -> bool:
         reported = self._reported.get(subject)
-        # A batch holds a key several times, by route and address, and not in the order of time: what is earlier by
-        # less is quiet, too. More than that is a clock that was set back.
+        # A batch contains a key several times, by route and address, and not in order of time: slightly earlier events
+        # are suppressed, too. Much earlier ones mean that the clock was set back.
         return reported is not None and abs(at - reported) < self.repeat_after_seconds * 1_000_000
 
     def _remember(self, event: Anomaly) -> None:
@@ -146,7 +146,7 @@ class AnomalyLog:
             self._reported.popitem(last=False)
 
     def _log(self, event: Anomaly) -> bool:
-        """Whether there was room for its line."""
+        """Log the event. Returns whether there was room for its line."""
         minute = event.at // _MINUTE
         if minute != self._minute:
             self._minute, self._lines = minute, 0
@@ -178,7 +178,7 @@ def _line(event: Anomaly, unlogged: int) -> str:
 
 """Keys and networks whose refusals are counted at a time."""
 _STATUSES: Final = frozenset({401, 403, 429})
-"""Of refusals caused by a credential or by its absence."""
+"""Reasons of refusals caused by a credential or by its absence."""
 _DEAD_KEYS: Final = {Reason.REVOKED_KEY: AnomalyKind.REVOKED_KEY, Reason.RETIRED_KEY: AnomalyKind.RETIRED_KEY}
 _SPANS: Final = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
@@ -187,7 +187,7 @@ class AnomalyDetector:
     """Compares uses and refusals with `limits`, and reports what is unusual."""
 
     def __init__(self, limits: Unusual, *, clock: Clock, write: Callable[[str], None]) -> None:
-        """`write` as of AnomalyLog."""
+        """`write` as in AnomalyLog."""
         self.events = AnomalyLog(repeat_after_seconds=limits.repeat_after_seconds, write=write)
         self._limits = limits
         self._clock = clock
@@ -202,9 +202,9 @@ class AnomalyDetector:
     def used(
         self, key_id: str, at: int, address: str, *, idle_since: int, used_before: bool, new_networks: Sequence[str]
     ) -> None:
-        """A key was used, last at `at` (microseconds), and idle before that since its last use or its issue.
+        """A key was used, last at `at` (microseconds); before that it was idle since its last use or its issue.
 
-        `new_networks` are those that it was never used from before.
+        `new_networks` are those from which it was never used before.
         """
         limits, idle = self._limits, (at - idle_since) // 1_000_000
         if limits.unused_seconds is not None and idle >= limits.unused_seconds:

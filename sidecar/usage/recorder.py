@@ -1,4 +1,4 @@
-"""Uses of keys: what is stored of them, and how they are counted during the request (one step in one dict)."""
+"""Uses of keys: what is stored about them, and how a request counts them (one step in one dict)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ HOUR: Final = 3_600_000_000
 DAY: Final = 24 * HOUR
 """In microseconds."""
 _WOULD_DENY: Final = "would_deny:"
-"""Before the reason of a refusal that was only observed: stored beside the reasons of those that held."""
+"""Precedes the reason of a refusal that was only observed; stored with the reasons of enforced refusals."""
 
 
 def observed_reason(reason: str) -> str:
-    """Why a request would have been refused that a stored `reason` is of; empty where it is of something else."""
+    """Why a request with this stored `reason` would have been refused; empty if it was not observed."""
     return reason.removeprefix(_WOULD_DENY) if reason.startswith(_WOULD_DENY) else ""
 
 
@@ -34,17 +34,17 @@ class UsageRow:
     status_class: int
     count: int
     reason: str = ""
-    """Why the requests were refused or not served; empty for others, and where reasons were not asked for.
+    """Why the requests were refused or not served; empty for others, and if reasons were not asked for.
 
-    Of those that were served only because their refusal is observed, what `observed_reason` reads.
+    For requests that were served only because their refusal is observed: the form that `observed_reason` parses.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageTotal:
-    """How often a key was presented on a route over a span of time, by `reason` as in a UsageRow.
+    """How often a key was presented on a route in a period, by `reason` as in a UsageRow.
 
-    What is too old to be kept by the hour counts as if it were all of the first hour of its day.
+    Counts that are too old to be kept by the hour belong to the first hour of their day.
     """
 
     key_id: str
@@ -58,44 +58,44 @@ class UsageTotal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFilter:
-    """Which counts to read: of the hour or day that holds `since`, and of later ones that begin before `until`.
+    """Which counts to read: from the hour or day that contains `since`, and later ones that begin before `until`.
 
     Both in microseconds.
     """
 
     key_id: str | None = None
-    """Of this key. None, with `key_ids` None as well: the sum over all keys."""
+    """Counts of this key. If this and `key_ids` are None: the sum over all keys."""
     key_ids: tuple[str, ...] | None = None
-    """Of each of these keys."""
+    """Counts of each of these keys."""
     tenant: str | None = None
-    """Of keys of this tenant alone."""
+    """Only counts of keys of this tenant."""
     since: int
     until: int
     with_reasons: bool = False
-    """Counts by reason are summed up otherwise."""
+    """Keep counts by reason apart; otherwise they are summed up."""
     by: Literal["hour", "day"] = "hour"
-    """By the hour, a count too old to be kept by the hour has the start of its day."""
+    """If hourly, a count that is too old to be kept by the hour has the start of its day."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastUse:
-    """When (microseconds), from which address and by which program a key was last used; empty is unknown."""
+    """When (microseconds), from which address and by which program a key was last used; empty: unknown."""
 
     at: int
     address: str = ""
     agent: str = ""
     networks: tuple[str, ...] = ()
-    """Networks that the key was used from since its last use was written."""
+    """Networks from which the key was used since its last use was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """What was stored of a key before its newest use. Times in microseconds."""
+    """What was stored about a key before its newest use. Times in microseconds."""
 
     used_at: int | None
     created_at: int
     new_networks: tuple[str, ...]
-    """Networks of the use that were not known; none where no network was known at all, or very many are."""
+    """Networks of the use that were not known; empty if no network was known at all, or very many are."""
 
 
 class UsageSink(Protocol):
@@ -105,7 +105,7 @@ class UsageSink(Protocol):
         """Write the last use of each key id, never backwards. Returns what was stored before, for each known key."""
 
     async def add(self, rows: Sequence[UsageRow]) -> None:
-        """Add the counts of hours to those that are stored."""
+        """Add hourly counts to the stored ones."""
 
 
 _HOUR_SECONDS: Final = 3600
@@ -115,24 +115,24 @@ _AGENT_BYTES: Final = 200
 Place = tuple[str, str, int, str, str]
 """Key id, name of the route, class of the status, client address, reason (empty where the request was served)."""
 RefusedPlace = tuple[str, str, int, str, Reason]
-"""The same of refusals. The key id is empty where no key was recognised."""
+"""The same for refusals. The key id is empty if no key was recognised."""
 
 
 class UsageCounter:
-    """Requests of one place in one hour. Changed in place, so that a request creates no object."""
+    """Requests of one place in one hour. Mutable, so that a request creates no object."""
 
     __slots__ = ("agent", "at", "count")
 
     def __init__(self, agent: bytes) -> None:
         self.count = 0
         self.at = 0.0
-        """Unix seconds of the newest."""
+        """Unix seconds of the newest request."""
         self.agent = agent
-        """Of the first: the User-Agent field, cut short."""
+        """The User-Agent field of the first request, truncated."""
 
 
 class UsageHour:
-    """Counts of an hour or a part of it."""
+    """Counts of an hour or part of one."""
 
     __slots__ = ("allowed", "at", "refused")
 
@@ -144,7 +144,7 @@ class UsageHour:
 
 
 class Usage:
-    """Counts until `taken` hands them over.
+    """Collects counts until `taken` hands them over.
 
     At most `size` places are counted between two calls of `taken`; requests of further places are `dropped`. That
     takes `size` different requests within a few seconds, or a store that is slow for minutes.
@@ -159,9 +159,9 @@ class Usage:
         self._begin(clock.seconds())
 
     def used(self, allow: Allow, head: RequestHead, status: int, now: float, reason: str = "") -> None:
-        """Count a request that was let through, with the status of its response at `now` (Unix seconds).
+        """Count an allowed request, with the status of its response at `now` (Unix seconds).
 
-        reason: of a fault that kept it from being served. Where one did, nothing is said of an observed refusal.
+        reason: of a fault that kept it from being served. In that case, an observed refusal is not recorded.
         """
         principal = allow.principal
         if principal is None:
@@ -197,13 +197,13 @@ class Usage:
         counter.at = now
 
     def taken(self) -> Sequence[UsageHour]:
-        """Hand over the counts so far; nothing is added to them afterwards."""
+        """Hand over the counts so far; they do not change afterwards."""
         over, self._over = self._over, []
         self._begin(self._clock.seconds())
         return [hour for hour in over if hour.allowed or hour.refused]
 
     def add(self, hours: Sequence[UsageHour]) -> None:
-        """Count what `taken` of another process gave, or what could not be handed over."""
+        """Add counts that `taken` of another process returned, or that could not be handed over."""
         room = self._size - sum(len(hour.allowed) + len(hour.refused) for hour in self._over)
         for hour in hours:
             room -= len(hour.allowed) + len(hour.refused)

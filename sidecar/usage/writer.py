@@ -1,4 +1,4 @@
-"""Counts are summed up and written in batches; what cannot be written waits for the next round."""
+"""Sums up counts and writes them in batches; what cannot be written waits for the next round."""
 
 import asyncio
 import re
@@ -18,37 +18,37 @@ from sidecar.usage.recorder import Earlier, LastUse, UsageCounter, UsageHour, Us
 
 HIDDEN: Final = "[redacted]"
 _LIKE_A_KEY: Final = r"[0-9A-Za-z]{22,}"
-"""128 random bits, as `looks_secret` recognises them: no name or version of a program is so long in one piece."""
+"""128 random bits, as `looks_secret` recognises them: a program's name or version has no part of this length."""
 _AFTER_A_PREFIX: Final = r"[^\s;,()\"']{16,}"
-"""Also of keys made elsewhere, which may hold any characters."""
+"""Also for keys made elsewhere, which may contain any characters."""
 
 _ENCODED: Final = re.compile(r"[^\s;,()\"']*%[^\s;,()\"']*")
-"""A word with an escape in it."""
+"""A word that contains an escape."""
 _ESCAPE: Final = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
-"""Of a character, encoded once or more often: `%61`, `%2561`."""
+"""An escape of a character, encoded once or more often: `%61`, `%2561`."""
 _MOST_ROUNDS: Final = 4
-"""Of decoding escapes of escapes (`%%36%31`). No client needs more."""
+"""Most rounds of decoding escapes of escapes (`%%36%31`). No client needs more."""
 
 
 class UserAgents:
-    """prefixes: what keys begin with."""
+    """Removes keys from User-Agent fields. prefixes: those of keys."""
 
     def __init__(self, prefixes: Iterable[str] = ()) -> None:
         self.reconfigure(prefixes)
 
     def reconfigure(self, prefixes: Iterable[str]) -> None:
-        """Look for these from here on."""
+        """Use these prefixes from now on."""
         known = sorted({prefix for prefix in prefixes if prefix}, reverse=True)
         begun = f"(?:{'|'.join(map(re.escape, known))}){_AFTER_A_PREFIX}|" if known else ""
         self._keys = re.compile(begun + _LIKE_A_KEY)
 
     def text(self, agent: bytes) -> str:
-        """Printable ASCII, cut, and with what may be a key removed."""
+        """The field as printable ASCII, truncated, without anything that may be a key."""
         text = self._keys.sub(HIDDEN, agent_text(agent))
         return _ENCODED.sub(self._encoded, text) if "%" in text else text
 
     def _encoded(self, word: re.Match[str]) -> str:
-        """The word, unless what comes out when its escapes are decoded, again and again, holds a key."""
+        """The word, unless decoding its escapes repeatedly reveals a key."""
         decoded = word[0]
         for _ in range(_MOST_ROUNDS):
             decoded = _ESCAPE.sub(_character, decoded)
@@ -60,20 +60,20 @@ def _character(escape: re.Match[str]) -> str:
 
 
 _BATCH: Final = 1_000
-"""Rows of one transaction, so that no other writer waits long."""
+"""Rows in one transaction, so that no other writer waits long."""
 _AT_ONCE: Final = 500
 """Counters summed up between two turns of the loop: about a millisecond."""
 _NETWORKS: Final = 16
-"""Of one key: most that wait, and most that are remembered as written. More are reported at the next sample."""
+"""Networks of one key: most that wait, and most that are remembered as written. More wait for the next sample."""
 
 _Count = tuple[str, int, str, int, str]
-"""Key id, hour, route, class, reason (empty for what was served)."""
+"""Key id, hour, route, class, reason (empty if the request was served)."""
 P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUsed:
-    """A key was let through, and its last use has been written."""
+    """A key was allowed, and its last use has been written."""
 
     key_id: str
     use: LastUse
@@ -85,17 +85,17 @@ class RefusalCount:
     """Requests were refused."""
 
     key_id: str
-    """Empty where no key was recognised."""
+    """Empty if no key was recognised."""
     network: str
     address: str
     reason: Reason
     count: int
     at: int
-    """Microseconds of the newest."""
+    """Microseconds of the newest refusal."""
 
 
 class _Waiting:
-    """The newest use of a key that is not written yet."""
+    """The newest use of a key, not written yet."""
 
     __slots__ = ("address", "agent", "at", "networks")
 
@@ -117,9 +117,9 @@ class _Waiting:
 class UsageWriter:
     """Counts and last uses on their way into the store; a key's last use at most once in `sample_seconds`.
 
-    A network that is new for a key is written at once. At most `size` keys' uses and `size`
-    counts wait: past that, the uses that wait longest are forgotten and new counts are `dropped`, which happens only
-    where the store is out of reach for so many.
+    A new network of a key is written immediately. At most `size` last uses and `size` counts wait: beyond that, the
+    oldest uses are discarded and new counts are `dropped`, which happens only if the store is unavailable for that
+    long.
     """
 
     def __init__(self, *, clock: Clock, sample_seconds: float = 60, size: int = 100_000) -> None:
@@ -133,7 +133,7 @@ class UsageWriter:
         self._written: OrderedDict[str, tuple[int, tuple[str, ...]]] = OrderedDict()
 
     async def sum_up(self, hours: Sequence[UsageHour]) -> Sequence[RefusalCount]:
-        """Take over what was counted. Returns its refusals, which are not stored."""
+        """Take over the counts. Returns the refusals, which are not stored."""
         networks: dict[str, str] = {}
         for hour in hours:
             async for place, counter in _in_turns(hour.allowed):
@@ -155,7 +155,7 @@ class UsageWriter:
         return refused
 
     async def write(self, sink: UsageSink, report: Callable[[KeyUsed], None], *, everything: bool = False) -> None:
-        """Write what waits: every count, and the last uses that are due or, at the end of the process, all.
+        """Write every waiting count, and the last uses that are due (at the end of the process, all).
 
         `report` is called with each last use that was written.
         Raises StoreUnavailable; the rest is kept for the next call.
@@ -201,7 +201,7 @@ class UsageWriter:
         if written is None:
             return True
         at, networks = written
-        # Not under 0: the clock may have been set back.
+        # Not below 0: the clock may have been set back.
         in_sample = 0 <= now - at < self._sample
         return not in_sample or (len(networks) < _NETWORKS and not use.networks.keys() <= set(networks))
 

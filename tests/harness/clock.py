@@ -1,4 +1,4 @@
-"""Time for tests: it stands still until it is told to move."""
+"""Time for tests: it only changes when it is set."""
 
 
 class Clock:

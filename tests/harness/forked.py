@@ -1,7 +1,7 @@
 """`python -S forked.py FD …` is `sidecar …` for a shell: a process of forks.py, whose server takes messages at FD.
 
-A file of its own: it imports nothing but the standard library, so that a start takes hundredths of a second. It has
-the shell's folder, environment, streams and limit of open files, hands signals on, and ends as the other process does.
+A file of its own: it imports nothing but the standard library, so that a start takes hundredths of a second. It has the
+shell's folder, environment, streams and limit of open files, passes on signals, and ends as the other process does.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 Run as `python -m tests.harness.forks FD`, where FD is a socket. Each message asks for one process: `{"arguments": …,
 "environ": …, "folder": …, "files": [soft, hard]}` with the descriptors of its stdin, of its stdout, of its stderr, and
-of a socket that is told its pid and, at its end, its exit status. forked.py beside this asks from a shell.
+of a socket that receives its pid and, at its end, its exit status. forked.py in this folder does so from a shell.
 """
 
 import atexit
@@ -80,7 +80,7 @@ def command(*words: str) -> list[str]:
 
 @cache
 def server() -> socket.socket:
-    """What takes messages, for as long as this process lives."""
+    """The server's socket, for the lifetime of this process."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for each in (ours, its):
         each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
@@ -126,7 +126,7 @@ def _import_everything() -> None:
 
 
 def _watch(asked: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Fork again, and tell what becomes of the child; as its parent, which it must not outlive in silence."""
+    """Fork again, and report the child's end, as its parent, which the child must not outlive unnoticed."""
     *streams, teller = descriptors
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()

@@ -20,7 +20,7 @@ FORWARDING = [
     ("Forwarded", "for=6.6.6.6;host=evil.test"),
     ("X-Real-IP", "6.6.6.6"),
 ]
-"""What a proxy in front may set, forged."""
+"""Forged headers that a proxy in front may set."""
 SIGNED_IN = [
     ("X-Forwarded-User", "evil"),
     ("X-Forwarded-Email", "evil@evil.test"),
@@ -48,7 +48,7 @@ STRIPPED = [
     ("Remote-User", "evil"),
     ("X-Remote-User", "evil"),
 ]
-"""What nobody may send to the upstream, a trusted proxy neither, unless `identity.keep` names it."""
+"""Headers that nobody may send to the upstream, not even a trusted proxy, unless `identity.keep` names them."""
 STRIPPED_BY_PATTERN = [
     ("X-Original-Host", "evil.test"),
     ("X-Original-Forwarded-For", "6.6.6.6"),
@@ -72,7 +72,7 @@ FRAMING_DISGUISES = [
     "Content.Length",
     "Content~Length",
 ]
-"""Names that a careless server takes for the framing."""
+"""Names that a careless server treats as framing headers."""
 BROKEN_LINES = [
     b"X-A: 1\r\n X-Auth-Subject: me\r\n",
     b"X-A: 1\r\n\tX-Auth-Subject: me\r\n",
@@ -94,7 +94,7 @@ BROKEN_LINES = [
     b"X-A: 1\x0bX-Auth-Subject: me\r\n",
     b"X-A: 1\x7f\r\n",
 ]
-"""Lines that servers disagree about, after a Host (RFC 9112 §2.2, §5)."""
+"""Lines that servers parse differently, after a Host (RFC 9112 §2.2, §5)."""
 HOSTS = [
     b"a",
     b"api.test:8080",

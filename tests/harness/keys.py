@@ -19,7 +19,7 @@ _MOST_MADE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedKey:
-    """What `keys issue --json` told."""
+    """The output of `keys issue --json`."""
 
     id: str
     text: str
@@ -86,13 +86,13 @@ class Keys:
         return json.loads(result.stdout)
 
     def run(self, verb: str, *arguments: str, stdin: str | None = None) -> Result:
-        """`sidecar keys VERB …`, whatever comes of it."""
+        """`sidecar keys VERB …`, whether or not it succeeds."""
         line = ["keys", verb, "-c", str(self.config), *arguments]
         return run_cli(*line, environ={"SIDECAR_STORE": self.url, **self._environ}, stdin=stdin)
 
 
 def moment(told: dict[str, Any], name: str) -> datetime:
-    """A time of those that the command line tells of a key."""
+    """A time of a key, from the command line's output."""
     return datetime.fromisoformat(told[name])
 
 

@@ -1,4 +1,4 @@
-"""What has been going on for months, written into a store: keys that are old, and what they were used for."""
+"""Writes months of history into a store: old keys, and their use."""
 
 import asyncio
 import sqlite3
@@ -11,7 +11,7 @@ from sidecar.usage.recorder import DAY, HOUR, UsageRow
 
 
 def make_old(store: Path, *, days: int = 200) -> None:
-    """Let all keys of a SQLite store be issued so many days earlier."""
+    """Backdate the issue of all keys of a SQLite store by this many days."""
     with sqlite3.connect(store) as connection:
         connection.execute("UPDATE api_key SET created_at = created_at - ?", (days * DAY,))
     connection.close()

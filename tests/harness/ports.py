@@ -1,4 +1,4 @@
-"""Ports for programs that have to be told one, and that do not say when they listen on it."""
+"""Ports for programs that need a given port, and that do not say when they listen on it."""
 
 import random
 import socket
@@ -9,7 +9,7 @@ from contextlib import suppress
 from tests.harness.processes import READY_SECONDS
 
 _PORTS = range(20_000, 32_000)
-"""Below those that the system gives away by itself, so that nobody is given one before it is bound."""
+"""Below the system's ephemeral ports, so that none is taken before it is bound."""
 
 
 def free_port() -> int:
@@ -21,7 +21,7 @@ def free_port() -> int:
 
 
 def comes_to_listen(process: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Waits for it; False where the process has ended or takes for ever."""
+    """Waits for it; False if the process has ended or takes too long."""
     deadline = time.monotonic() + READY_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with socket.socket() as probe:

@@ -20,13 +20,13 @@ from tests.harness.tools import needed
 
 SUPERUSER = "postgres"
 _SETTINGS = {
-    "fsync": "off",  # Nobody pulls the plug on a test.
+    "fsync": "off",  # A test needs no durability.
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "200",
     "dynamic_shared_memory_type": "mmap",  # In its folder: of a killed one, nothing else would be removed.
     "autovacuum": "off",
-    "log_min_messages": "log",  # It tells when it is ready.
+    "log_min_messages": "log",  # It logs when it is ready.
 }
 _TRUSTING = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"
 
@@ -51,7 +51,7 @@ class PostgresqlServer:
         self._own()
 
     def _own(self) -> None:
-        """It refuses data of somebody else, or that others may read."""
+        """PostgreSQL refuses data that belongs to others, or that others can read."""
         self._data.chmod(0o700)
         if self._user is not None:
             uid = pwd.getpwnam(self._user).pw_uid
@@ -84,7 +84,7 @@ class PostgresqlServer:
             self._process = None
 
     def kill(self) -> None:
-        """At the end of the tests, where its children may not be left."""
+        """At the end of the tests, when no children may remain."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, SIGKILL)
@@ -94,7 +94,7 @@ class PostgresqlServer:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Its processes stand still meanwhile: connections stay, and nothing answers."""
+        """Its processes are stopped meanwhile: connections stay open, and nothing responds."""
         assert self._process is not None
         children = subprocess.run(["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=False)
         pids = [self._process.pid, *map(int, children.stdout.split())]
@@ -149,7 +149,7 @@ class PostgresqlServer:
         self.let_in(f"host all {user} 127.0.0.1/32 scram-sha-256")
 
     def let_in(self, *rules: str) -> None:
-        """Who gets in how: lines of pg_hba.conf. All others are trusted."""
+        """Authentication: lines of pg_hba.conf. All others are trusted."""
         text = "".join(f"{rule}\n" for rule in rules) + _TRUSTING
         (self._data / "pg_hba.conf").write_text(text, encoding="ascii")
         self.sql("SELECT pg_reload_conf()")

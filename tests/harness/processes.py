@@ -17,7 +17,7 @@ REMEMBERS = "SIDECAR_KNOWN_REQUESTS"
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
-"""Both far past what a slow machine needs: only what never comes up or never ends takes so long."""
+"""Both far beyond what a slow machine needs: only a process that never starts or ends takes this long."""
 
 
 class Lines:
@@ -51,7 +51,7 @@ class Lines:
                 self._changed.wait(left)
 
     def join(self) -> None:
-        """Raises AssertionError where something that the process left behind still holds the pipe."""
+        """Raises AssertionError if something that the process left behind still holds the pipe."""
         self._thread.join(STOP_SECONDS)
         assert not self._thread.is_alive(), "what the process started is still running"
         self._pipe.close()
@@ -115,7 +115,7 @@ class Process:
         return self._process.returncode
 
     def failure(self) -> AssertionError:
-        """What to raise when it did not come up: it is stopped, and its standard error told."""
+        """The exception for a failed start: stops the process, and includes its standard error."""
         status = self.stop()
         told = "\n".join(self.stderr.all()[-40:])
         return AssertionError(f"not ready (exit status {status}); its standard error:\n{told}")

@@ -1,4 +1,4 @@
-"""Headers of the PROXY protocol: those that are to be taken, with the client that they tell, and those that are not."""
+"""Headers of the PROXY protocol: valid ones with their client, and invalid ones."""
 
 import struct
 from collections.abc import Mapping

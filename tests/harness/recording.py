@@ -42,7 +42,7 @@ class Recorded:
 
 
 class Upstream:
-    """Asks the running process what it has seen, and tells it what to answer."""
+    """Queries the running process for what it has seen, and plans its responses."""
 
     def __init__(self, port: int, control: int) -> None:
         self.port = port
@@ -66,7 +66,7 @@ class Upstream:
         return seen[0]
 
     def clear(self) -> None:
-        """Forget every request and every planned answer."""
+        """Forget every request and every planned response."""
         self._command(op="clear")
 
     def plan(self, raw: bytes, *, close: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The sidecar as a real process before a real upstream."""
+"""The sidecar as a real process in front of a real upstream."""
 
 import json
 import re
@@ -41,7 +41,7 @@ class Sidecar:
         body: bytes = b"",
         source: str = "",
     ) -> Response:
-        """One request on a connection of its own; `key` as a Bearer credential."""
+        """One request on its own connection; `key` as a Bearer credential."""
         text = key.text if isinstance(key, IssuedKey) else key
         credential = () if text is None else (("Authorization", f"Bearer {text}"),)
         with self.connect(source=source) as connection:
@@ -52,7 +52,7 @@ class Sidecar:
         return exchange(self.data, raw, head_only=head_only)
 
     def ready(self) -> Response:
-        """What `/readyz` says."""
+        """The response of `/readyz`."""
         with Connection(self.ops) as connection:
             return connection.ask("GET", "/readyz")
 
@@ -92,7 +92,7 @@ class StartSidecar(Protocol):
 
 
 def starter(stack: ExitStack, upstream: Upstream, make_folder: Callable[[], Path]) -> StartSidecar:
-    """What the fixtures hand out: sidecars before `upstream`, each with a store of its own unless one is given."""
+    """What the fixtures provide: sidecars in front of `upstream`, each with its own store unless one is given."""
 
     def start(
         config: Path | str,

@@ -73,7 +73,7 @@ _ROOM = Path(__file__).with_name("__init__.py")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """What is collected stays to the end, so that no garbage is looked for in it: meanwhile, or later."""
+    """Collected items stay to the end, so the garbage collector need not scan them."""
     worker = getattr(session.config, "workerinput", None)
     if worker is not None:
         number, many = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
@@ -96,7 +96,7 @@ def _modules(config: pytest.Config) -> list[str]:
 def _compile(modules: Sequence[str]) -> None:
     """All workers collect all files at once. Where each begins with others, they find what the others compiled."""
     for module in modules:
-        # What is wrong with it is told when it is collected.
+        # Its errors are reported when it is collected.
         with suppress(Exception, pytest.skip.Exception):
             import_module(module)
 
@@ -104,7 +104,7 @@ def _compile(modules: Sequence[str]) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no worker is left with one at the end while the others have nothing to do.
 
-    Last, those with tests that run alone: by then nothing takes long, and so nobody waits long for the room.
+    Files with tests that run alone come last: by then nothing takes long, so they do not wait long.
     """
     ranks = {name: rank for rank, name in enumerate(_LONGEST)}
     alone = {item.path for item in items if item.get_closest_marker("alone")}

@@ -89,7 +89,7 @@ PERCENT_NAMES = [
     "100%25",
     "100%25zz",
 ]
-"""Names of one segment that hold a percent sign; decoded twice they are no text."""
+"""Names of one segment that contain a percent sign; decoded twice they are not text."""
 TWICE_DECODED = [
     "/public/%2500/%2e%2e/%2e%2e/admin",
     "/public/%252e%2500%252e/admin",

@@ -28,12 +28,12 @@ def test_a_chunked_body_is_recorded_without_its_framing(upstream: Upstream) -> N
     assert upstream.last().body == b"abcde"
 
 
-def test_what_is_no_request_is_recorded_as_such(upstream: Upstream) -> None:
+def test_malformed_requests_are_recorded_as_such(upstream: Upstream) -> None:
     assert exchange(("127.0.0.1", upstream.port), b"nonsense\r\n\r\n").status == 400
     assert upstream.last().malformed
 
 
-def test_a_planned_answer_is_sent_byte_for_byte(upstream: Upstream) -> None:
+def test_a_scripted_response_is_sent_byte_for_byte(upstream: Upstream) -> None:
     raw = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n\r\nuntil closed"
     upstream.plan(raw, close=True)
     with Connection(("127.0.0.1", upstream.port)) as connection:
@@ -53,7 +53,7 @@ def test_requests_on_one_connection_share_its_number(upstream: Upstream) -> None
     assert others == [first, first, first + 1]
 
 
-def test_a_sidecar_that_does_not_come_up_tells_why(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_a_sidecar_that_does_not_start_says_why(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     store = tmp_path / "keys.db"
     store.write_bytes(b"no database at all")
     with pytest.raises(AssertionError, match=r"exit status 1.*\nsidecar: .*keys\.db"):
@@ -73,7 +73,7 @@ def test_a_sidecar_serves_on_both_listeners_and_ends_with_its_log_written(
     assert upstream.last().target == "/api/links"
 
 
-def test_a_shells_sidecar_has_its_folder_and_streams_and_ends_by_its_signals_with_its_status(tmp_path: Path) -> None:
+def test_a_forked_sidecar_has_the_shells_folder_streams_signals_and_status(tmp_path: Path) -> None:
     (tmp_path / "sidecar.yaml").write_text("listen: nowhere\n", encoding="utf-8")
     takes_messages = forks.server().fileno()
     sidecar = f"{sys.executable} -IS {forked.__file__} {takes_messages}"

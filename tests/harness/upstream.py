@@ -1,4 +1,4 @@
-"""An upstream in a process of its own: a small HTTP/1.1 server that records the exact bytes of every request.
+"""An upstream in its own process: a small HTTP/1.1 server that records the exact bytes of every request.
 
 Run as `python -m tests.harness.upstream`. Prints one JSON line, `{"port": …, "control": …}`, and serves until SIGTERM.
 

@@ -1,7 +1,7 @@
-"""Waiting for what tells nobody when it comes: another process's state, or what the loop has yet to do.
+"""Waiting for events without a notification: another process's state, or pending work of the loop.
 
-It is asked for again and again, with a pause in between, and never for ever. What prints a line, ends a connection or
-sets a future is waited for by that instead.
+Polls with a pause in between, and a timeout. Where a line is printed, a connection ends or a future is set, wait for
+that instead.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from tests.harness.processes import READY_SECONDS
 
 PATIENCE_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
-"""Whoever asks a sidecar for its metrics more often takes a core from what is waited for."""
+"""Polling a sidecar's metrics more often would take CPU from the awaited work."""
 _TURN_SECONDS = 0.001
 _TURNS_AT_ONCE = 100
 
@@ -32,5 +32,5 @@ async def eventually(holds: Callable[[], object], *, within_seconds: float = PAT
     turns = count()
     async with asyncio.timeout(within_seconds):
         while not holds():
-            # What takes long is done by others: by the kernel, by a thread, by time.
+            # Slow steps happen elsewhere: in the kernel, in a thread, or by time.
             await asyncio.sleep(0 if next(turns) < _TURNS_AT_ONCE else _TURN_SECONDS)

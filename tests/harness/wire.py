@@ -15,12 +15,12 @@ Fields = Iterable[tuple[str, str]]
 
 
 class ConnectionClosed(Exception):
-    """The other end closed before a whole answer had come. The message holds what had."""
+    """The other end closed before a whole response had arrived. The message contains what had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One answer as it came; header fields in order, duplicates kept."""
+    """One response as received; header fields in order, duplicates kept."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -73,11 +73,11 @@ class Connection:
         self._socket.sendall(raw)
 
     def end(self) -> None:
-        """Send no more, and go on receiving."""
+        """End our side, and keep receiving."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def lose_patience(self, seconds: float) -> None:
-        """Wait no longer than this from here on, for any one thing."""
+        """From now on, wait no longer than this for anything."""
         self._socket.settimeout(seconds)
 
     def exchange(self, raw: bytes, *, head_only: bool = False) -> Response:
@@ -108,7 +108,7 @@ class Connection:
 
     @property
     def received(self) -> bytes:
-        """What has come and was not asked for yet."""
+        """Received bytes that were not read yet."""
         return self._buffer
 
     def _body(self, headers: tuple[tuple[str, str], ...]) -> bytes:

@@ -1,4 +1,4 @@
-"""Sidecars on ports that outlive them, and a real HAProxy before them that hides nothing."""
+"""Sidecars on ports that outlive them, behind a real HAProxy that does not retry."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ backend sidecars
   option httpchk GET /readyz
 """
 _CHANGE = re.compile(r"Server sidecars/(\w+) is (UP|DOWN)")
-"""Each is taken to be up until HAProxy says otherwise."""
+"""Each counts as up until HAProxy says otherwise."""
 SERVER = "  server {name} 127.0.0.1:{instance.data} check port {instance.ops} inter 100ms fall 2 rise 1\n"
 
 
@@ -54,7 +54,7 @@ class Instance:
 
 
 class Balancer:
-    """HAProxy before sidecars, which it knows by name."""
+    """HAProxy in front of sidecars, which it knows by name."""
 
     def __init__(self, folder: Path, instances: Mapping[str, Instance]) -> None:
         self.port, self._names = free_port(), tuple(instances)
@@ -77,7 +77,7 @@ class Balancer:
                 self._told.join()
 
     async def until(self, holds: Callable[[dict[str, str]], bool]) -> None:
-        """Until HAProxy sees its servers (name to `UP` or `DOWN`) as wanted, which it tells with each change."""
+        """Wait until HAProxy reports its servers (name to `UP` or `DOWN`) as wanted, which it does on each change."""
         if not holds(self._servers()):
             told = await asyncio.to_thread(self._told.wait_for, lambda line: holds(self._servers()))
             assert told is not None, self._told.all()
@@ -97,7 +97,7 @@ async def comes_before(event: asyncio.Event, due: float) -> bool:
 
 @contextlib.asynccontextmanager
 async def service() -> AsyncIterator[str]:
-    """The URL of an upstream that answers everything."""
+    """The URL of an upstream that responds to everything."""
     upstream = ScriptedUpstream(answering(plain()))
     await upstream.start()
     try:

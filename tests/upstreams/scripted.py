@@ -1,4 +1,4 @@
-"""An upstream that records exact bytes and answers as a script says, misbehaving on purpose."""
+"""An upstream that records exact bytes and responds by a script, misbehaving on purpose."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 
 PATIENCE_SECONDS = 20.0
-"""For what comes at once or not at all: long enough for a slow machine, shorter than what would come in its place."""
+"""For what arrives immediately or not at all: long enough for a slow machine, shorter than any alternative."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class ScriptedUpstream:
             self._server.close()
         for peer in self.peers:
             if not peer.ended.is_set():
-                peer.reset()  # Closed in order, it would stay open for what nobody reads.
+                peer.reset()  # A clean close would stay open for unread data.
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

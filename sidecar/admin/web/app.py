@@ -24,7 +24,7 @@ from sidecar.core.upstream_request import ADMIN_COOKIES
 
 _COOKIE, _SECURE_COOKIE = ADMIN_COOKIES
 _REFRESH: Final = "X-Refresh"
-"""Of a page that refreshes itself, which is no use of its session."""
+"""The header of a page that refreshes itself, which does not count as use of its session."""
 SESSIONS: Final = web.AppKey("sessions", Sessions)
 
 _TITLES: Final[Mapping[int, str]] = {

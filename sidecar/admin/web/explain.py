@@ -32,7 +32,7 @@ _MONO: Final = frozenset({"request", "path", "or read as", "forwarded as", "head
 
 
 async def show_explain(request: web.Request) -> web.Response:
-    """Show the form, filled in as the address says. A whole API key in an address is not shown again."""
+    """Show the form, filled in from the address. A whole API key in an address is not shown again."""
     method, target, key = (request.query.get(name, "") for name in ("method", "target", "key"))
     view = asked(service_of(request), method=method or "GET", target=target, key=key)
     return request.app[TEMPLATES].page(request, "explain.html", here="explain", view=view)
@@ -47,7 +47,7 @@ async def explain(request: web.Request) -> web.Response:
 async def answered(request: web.Request) -> tuple[View, int]:
     """The form that was submitted, with its result or its problem, and the status of the page.
 
-    A whole API key is never shown again, in the path neither.
+    A whole API key is never shown again, not even in the path.
     """
     service, form = service_of(request), await form_of(request)
     method, target, key = (form.get(name, "").strip() for name in ("method", "target", "key"))

@@ -220,7 +220,7 @@ def frame_of(request: web.Request, here: str) -> Frame:
 
 
 def _pending(request: web.Request) -> str:
-    """Nothing for an administrator of one tenant, who can do nothing about it."""
+    """Empty for an administrator of one tenant, who can do nothing about it."""
     parts, admin = request.app[DEPENDENCIES], request[ADMIN]
     refused = parts.running.reloads.pending if parts.running.reloads is not None else None
     if refused is None or admin.tenant is not None:
@@ -231,7 +231,7 @@ def _pending(request: web.Request) -> str:
 
 
 def _observing(request: web.Request, admin: Admin) -> str:
-    """What is not enforced, and since when; empty where every refusal holds. Without the log's backticks."""
+    """What is not enforced, and since when; empty if every refusal is enforced. Without the log's backticks."""
     dependencies = request.app[DEPENDENCIES]
     found = observing(dependencies.config(), keys=admin.tenant is None)
     if not found:

@@ -67,7 +67,7 @@ async def issue(request: web.Request) -> web.Response:
 
 
 async def show_change(request: web.Request) -> web.Response:
-    """Show the form with the key's current values, or with fewer scopes where the address names some."""
+    """Show the form with the key's current values, or with fewer scopes if the address names some."""
     service = _writable_service(request)
     key = await service.get(request.match_info["id"])
     values = values_of(key)
@@ -77,7 +77,7 @@ async def show_change(request: web.Request) -> web.Response:
 
 
 def _narrowed(service: AdminService, key: ApiKey, wanted: Collection[str]) -> tuple[str, ...]:
-    """Those that the key holds already: a link that somebody sends must not fill in more."""
+    """The scopes that the key already has: a link from someone else must not add others."""
     held = service.config.catalogue.expand(key.scopes)
     return tuple(name for name in dict.fromkeys(wanted) if name in held)
 

@@ -241,7 +241,7 @@ async def show_key(request: web.Request) -> web.Response:
 
 
 def _by_reason(key: ApiKey, days: str, rows: Sequence[UsageRow], *, observed: bool) -> tuple[CountRow, ...]:
-    """Refusals, or those that were only observed."""
+    """Refusals, or only the observed ones."""
     counts: Counter[str] = Counter()
     for row in rows:
         reason = observed_reason(row.reason)

@@ -172,7 +172,7 @@ class FormValues:
 
 
 _EXPIRY_OF_NEW: Final = "90d"
-"""What is forgotten ends by itself; whoever wants a key without an end says so."""
+"""The default expiry: forgotten keys end by themselves; a key without an end must be requested."""
 
 
 def empty_values(service: AdminService) -> FormValues:

@@ -35,14 +35,14 @@ from sidecar.usage.recorder import DAY
 
 PAGE_SIZE: Final = 50
 _STORED_BEFORE: Final = 12
-"""Characters of a key that were stored readably, whatever its prefix; keys of that time keep them."""
+"""Characters of a key that earlier versions stored readably, whatever its prefix; old keys keep them."""
 
 
 async def list_keys(request: web.Request) -> web.Response:
     """Show a page of the keys that match the search and the filters."""
     service, query = service_of(request), _query(request)
     if looks_secret(query["search"]):
-        # Whoever pastes a whole key looks for the key with this prefix. The rest must not reach the browser's history.
+        # A pasted whole key means a search for its prefix. The rest must not reach the browser's history.
         text = query["search"]
         prefix = min(service.config.keys.stored_prefix(text), text[:_STORED_BEFORE], key=len)
         raise web.HTTPSeeOther(_address({"search": prefix}))
@@ -78,7 +78,7 @@ async def export_keys(request: web.Request) -> web.StreamResponse:
     """Send all keys that match as CSV, without keys and hashes, as `sidecar keys export` writes them."""
     service = service_of(request)
     pages = service.pages(_filter(_query(request), service.now))
-    first = await anext(pages)  # What fails now is still an error response.
+    first = await anext(pages)  # A failure here is still an error response.
     response = web.StreamResponse(headers={**PAGE_HEADERS, hdrs.CONTENT_DISPOSITION: 'attachment; filename="keys.csv"'})
     response.content_type, response.charset = "text/csv", "utf-8"
     await response.prepare(request)
@@ -87,7 +87,7 @@ async def export_keys(request: web.Request) -> web.StreamResponse:
         async for page in pages:
             await response.write(_lines(page, service.now).encode())
     except (Problem, StoreUnavailable):
-        # What was sent is not the whole: the client sees that the end is missing.
+        # The export is incomplete: the client sees that its end is missing.
         if request.transport is not None:
             request.transport.abort()
     return response

@@ -26,7 +26,7 @@ from sidecar.usage.recorder import UsageRow
 _MAX_ROWS: Final = 6
 """Rows of each list on this page."""
 _RECENT_SECONDS: Final = 60
-"""An upstream that failed so lately is shown as failing."""
+"""An upstream that failed within this time is shown as failing."""
 _WHY: Final = {
     "expires": "Expires",
     "retires": "Retires: another key replaces it",

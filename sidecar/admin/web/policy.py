@@ -1,4 +1,4 @@
-"""The pages of the policy: all routes, one route with those who reach it, and a configuration that was refused."""
+"""The pages of the policy: all routes, one route with the keys that reach it, and a refused configuration."""
 
 from collections.abc import Callable, Iterator, Mapping
 from math import isfinite

@@ -28,7 +28,7 @@ _CLASSES: Final = {1: "2xx", 2: "2xx", 3: "3xx", 4: "4xx"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruments:
-    """What pages need beside the service. clients: URL of the data listener, or empty. new_token: 128 random bits."""
+    """What pages need besides the service. clients: URL of the data listener, or empty. new_token: 128 random bits."""
 
     clients: Callable[[], str]
     new_token: Callable[[], str]
@@ -78,7 +78,7 @@ async def totals_by_key(service: AdminService, keys: Sequence[ApiKey]) -> Mappin
     return totals
 
 
-# The chart of requests, each bar of which leads to what happened in its hour or day.
+# The chart of requests. Each bar links to its hour or day.
 
 
 def slot_of(request: web.Request, wanted: UsageFilter) -> UsageFilter | None:
@@ -126,7 +126,7 @@ def _label(at: int, pattern: str) -> str:
 
 _REFUSALS_SHOWN: Final = 50
 _NO_PAGE: Final = frozenset({"", ".", ".."})
-"""Request ids that no address can hold: browsers read the dots as folders."""
+"""Request ids that an address cannot contain: browsers treat the dots as folders."""
 
 
 def count_rows(counts: Mapping[str, int], link: Callable[[str], str]) -> tuple[CountRow, ...]:
@@ -144,9 +144,9 @@ def latest_refusals(
 ) -> LatestRefusals:
     """The newest refusals, of all keys or of one, in this hour or day, as the address of the page filters them.
 
-    of_route: of this route alone, whatever the address says.
+    of_route: only of this route, whatever the address says.
     """
-    # What an address holds is shown again: not a key that somebody has put there.
+    # Text from an address is shown again, but not a key that somebody put there.
     given = {name: value for name, value in request.query.items() if not looks_secret(value)}
     reason, route = given.get("reason", ""), "" if of_route else given.get("route", "")
     found = service.refusals(RefusalFilter(key_id=key_id, route=of_route or None))
@@ -173,7 +173,7 @@ def _choices(every: str, names: Set[str], chosen: str) -> tuple[Option, ...]:
 
 
 def explain_link(one: Refusal) -> str:
-    """The address that asks about the same request again; empty where none could be read."""
+    """The address that explains the same request; empty if no request could be read."""
     given = {"method": one.method, "target": one.path}
     if one.key_id or one.reason is Reason.MISSING_CREDENTIAL:
         given["key"] = one.key_id

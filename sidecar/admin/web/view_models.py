@@ -10,7 +10,7 @@ from sidecar.admin.web.charts import Chart, Spark
 class Frame:
     """The frame of every page. proof: the session's token against cross-site request forgery. note: empty for none.
 
-    pending: what is to be said of a configuration that was refused; empty for nothing.
+    pending: the note about a refused configuration; empty for none.
     """
 
     here: str
@@ -99,7 +99,7 @@ class KeyList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenKey:
-    """A key among many that are to be disabled or revoked."""
+    """A key among many that will be disabled or revoked."""
 
     id: str
     name: str
@@ -120,7 +120,7 @@ class ManyKeys:
     keys: tuple[ChosenKey, ...]
     tenants: str
     unused_since: str
-    """Keys that were used after this time (microseconds) stay as they are; empty: whatever their use."""
+    """Keys that were used after this time (microseconds) are skipped; empty: regardless of use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class ScopeChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaField:
-    """A quota for which a key may have a limit of its own."""
+    """A quota for which a key may have its own limit."""
 
     name: str
     limit: str
@@ -224,7 +224,7 @@ class CountRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalRow:
-    """A request that was refused, and the addresses that explain it; empty where there is nothing to explain."""
+    """A refused request, and the addresses that explain it; empty if there is nothing to explain."""
 
     moment: Moment
     reason: str
@@ -250,9 +250,9 @@ class LatestRefusals:
     reasons: tuple[Option, ...]
     routes: tuple[Option, ...]
     slot: str
-    """The hour or day that they are of; empty for any."""
+    """Their hour or day; empty for any."""
     kept: tuple[tuple[str, str], ...]
-    """Names and values of the address that the filters keep."""
+    """Names and values in the address that the filters keep."""
     filtered: bool
     with_key: bool
 
@@ -295,9 +295,9 @@ class AuditEntry:
 class KeyPage:
     """One key.
 
-    chart: None if nothing was counted in the span. slot: the hour or day that `by_route`, `by_reason` and `latest` are
-    of; empty for the whole span, whose address is `whole`. actions: those of rotate, change, disable, enable and revoke
-    that are possible now. done: a sentence about what was just done.
+    chart: None if nothing was counted in the period. slot: the hour or day that `by_route`, `by_reason` and `latest`
+    are of; empty for the whole span, whose address is `whole`. actions: those of rotate, change, disable, enable and
+    revoke that are possible now. done: a sentence about what was just done.
     """
 
     id: str
@@ -383,7 +383,7 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An anomaly, of a key or of none."""
+    """An anomaly, with or without a key."""
 
     title: str
     detail: str

@@ -1,1 +1,1 @@
-"""Sections of the configuration whose names are resolved across others."""
+"""Sections of the configuration whose names refer to other sections."""

@@ -1,4 +1,4 @@
-"""The configuration in force: what the document says, with every name resolved."""
+"""The current configuration: the document with every name resolved."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,17 +66,17 @@ _UNMATCHED = Route(name=NO_ROUTE, methods=frozenset({EVERY}), pattern=EVERYTHING
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything the file says, checked and typed; shared by every request that began under it."""
+    """Everything in the file, checked and typed; shared by every request that began under it."""
 
     path: str
     sha256: str = field(default="", compare=False)
-    """Of the file, hexadecimal."""
+    """SHA-256 of the file, in hexadecimal."""
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     """What can be used, but is hardly meant."""
     notes: tuple[Problem, ...] = field(default=(), compare=False)
     """What is without effect here, and may be meant so."""
     mode: Mode = ENFORCE
-    """Of what has none of its own; see `modes`."""
+    """The mode of parts without their own; see `modes`."""
     listen: tuple[Address, ...]
     tls: ListenerTls | None
     proxy_protocol: bool
@@ -89,15 +89,15 @@ class Config:
     """Whether the file has the section, but its listener is not opened because there is no token."""
     upstream: UpstreamSettings
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
-    """Beside it, for routes that name them."""
+    """Further upstreams, for routes that name them."""
     store: str
     """`sqlite:///path`, `postgresql://…`, or `file:///path` of a file of records."""
     store_usage: str = ""
-    """Of a file of records: the SQLite database that keeps use and changes of its keys; empty for none."""
+    """For a file of records: the SQLite database for use and changes of its keys; empty for none."""
     store_replica: str = ""
-    """Of PostgreSQL: the URL of a standby where keys are looked up; empty for the primary."""
+    """For PostgreSQL: the URL of a standby where keys are looked up; empty: at the primary."""
     store_grace: float = 0.0
-    """Seconds for which cached keys keep working while the store does not answer."""
+    """Seconds for which cached keys keep working while the store does not respond."""
     limiter: LimiterSettings
     keys: KeySettings
     catalogue: Catalogue = field(default_factory=lambda: Catalogue(()))
@@ -105,9 +105,9 @@ class Config:
     plans: Plans = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     cors: Cors | None = None
-    """Where no route is known, and of the routes that have no section of their own."""
+    """For requests without a route, and for routes without their own section."""
     unmatched: Route = _UNMATCHED
-    """Matches no request where it lets nothing pass; its quotas are shown to keys then."""
+    """Matches no request if it lets nothing pass; then its quotas are only shown to keys."""
     method_not_allowed: bool = False
     """Whether a key without a matching route learns the methods that routes have at its path."""
     case_sensitive: bool
@@ -117,12 +117,12 @@ class Config:
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"]
     errors: Mapping[Reason, ErrorTemplate] = field(default_factory=dict)
-    """Every reason that the file names; `default_error` is for the others."""
+    """For each reason that the file names; `default_error` is for the others."""
     default_error: ErrorTemplate | None = None
     rate_limit_headers: RateLimitHeaders
     realm: str
     access_log: AccessLogSettings | None
-    """None where it is off."""
+    """None if disabled."""
     reload: Reload
     drain: Drain
     process: Process
@@ -149,7 +149,7 @@ class Config:
 
     @property
     def upstream_connections(self) -> int:
-        """How many there can be at once, to all of them."""
+        """Most concurrent connections to all upstreams."""
         return sum(upstream.max_connections for upstream in self.every_upstream.values())
 
     @property
@@ -159,7 +159,7 @@ class Config:
 
 
 def config_of(path: str, document: Document, report: Report, environ: Mapping[str, str]) -> Config:
-    """Reports every unknown name, and every requirement of one section on another."""
+    """Reports every unknown name, and every violated requirement between sections."""
     _check_needed(document, report)
     check_addresses(document, report)
     config = _sections(path, document)
@@ -218,7 +218,7 @@ def _check_default_plan(plan: str | None, plans: Plans, report: Report) -> None:
 
 
 def _sections(path: str, document: Document) -> Config:
-    """The sections that name nothing of another section. An empty section is one that is left out."""
+    """The sections that refer to no other section. An empty section counts as left out."""
     access_log = document.access_log or AccessLogSettings()
     paths = document.paths or PathsEntry()
     return Config(
@@ -269,7 +269,7 @@ def _check_needed(document: Document, report: Report) -> None:
         report.problem(("workers",), "must be 1 here, or be left out: keys in a file are served by one process")
 
 
-# What can be used, but is hardly meant: pairs of a place and what is odd there.
+# Valid values that are probably mistakes: pairs of a location and a message.
 
 
 Doubts = Iterator[tuple[Path, str]]
@@ -326,7 +326,7 @@ def _doubtful_includes(catalogue: Catalogue) -> Doubts:
 
 
 def _way_back(name: str, catalogue: Catalogue) -> Sequence[str]:
-    """The scopes by which one includes itself by name, from it on; empty where it does not."""
+    """The cycle of scopes through which one includes itself; empty if there is none."""
     pending: list[tuple[str, ...]] = [(name,)]
     seen = set[str]()
     while pending:

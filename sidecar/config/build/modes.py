@@ -1,10 +1,10 @@
-"""Which parts of a configuration are only observed: refusals are counted and logged, and requests go on (`mode:
+"""Which parts of a configuration are only observed: refusals are counted and logged, and requests pass (`mode:
 observe`).
 
-What is nearer to the request has the word, and `enforce` the last one. A route's mode is its own, or that of its group,
-or that of `defaults`. Where the route, the quota that is used up or a scope that is lacking says `enforce`, a refusal
-holds. Else it is observed where the route says so, or every lacking scope, or the quota, or where `keys.observe` names
-the key, or where the file says `mode: observe`.
+The most specific setting decides, but `enforce` always wins. A route's mode is its own, or that of its group, or that
+of `defaults`. If the route, the exhausted quota or a missing scope says `enforce`, a refusal is enforced. Otherwise it
+is observed if the route says so, or every missing scope, or the quota, or if `keys.observe` names the key, or if the
+file says `mode: observe`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ _SHOWN: Final = 5
 
 
 class Part(NamedTuple):
-    """A scope or a quota, in words, and its mode."""
+    """A scope or a quota, as text, and its mode."""
 
     name: str
     mode: Mode | None
@@ -29,7 +29,7 @@ class Modes:
 
     def __init__(self, config: Config) -> None:
         self.unmatched = replace(config.unmatched, policy=replace(config.unmatched.policy, charges=()))
-        """Where requests go on to that no route matches. Their quotas are shown, and never taken from."""
+        """The route for unmatched requests. Its quotas are shown, and never taken from."""
         self._everything = config.mode == OBSERVE
         self._keys = frozenset(config.keys.observe)
         self._scopes = {name: scope.mode for name, scope in config.catalogue.scopes.items()}
@@ -38,9 +38,10 @@ class Modes:
         return [Part(f"scope {name}", self._scopes.get(name)) for name in sorted(names)]
 
     def because(self, route: Route, key: ApiKey | None, parts: Iterable[Part] = ()) -> str:
-        """Why a refusal on `route` is only observed, in words; empty where it holds. parts: what the refusal is for.
+        """Why a refusal on `route` is only observed, as text; empty if it is enforced. parts: the causes of the
+        refusal.
 
-        Where nobody may pass, and where the sidecar itself responds, every refusal holds.
+        If nobody may pass, or the sidecar itself responds, every refusal is enforced.
         """
         policy, parts = route.policy, tuple(parts)
         if policy.deny or policy.respond is not None or ENFORCE in (policy.mode, *(part.mode for part in parts)):
@@ -55,13 +56,13 @@ class Modes:
 
 
 def observing(config: Config, *, keys: bool = True) -> tuple[str, ...]:
-    """What is observed, in words; nothing where every refusal holds. keys: whether those are named, too."""
+    """What is observed, as text; empty if every refusal is enforced. keys: whether to name keys, too."""
     named = [f"key {name}" for name in config.keys.observe] if keys else []
     return (*_observing(config), *named)
 
 
 def in_one_line(found: Sequence[str]) -> str:
-    """What `observing` found, in a line that is not too long."""
+    """The result of `observing`, in one line of limited length."""
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return ", ".join(found[:_SHOWN]) + more
 

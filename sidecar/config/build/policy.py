@@ -1,4 +1,4 @@
-"""The sections that name each other: scopes, plans, routes, identity, errors and admin tokens."""
+"""The sections that refer to each other: scopes, plans, routes, identity, errors and admin tokens."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -33,7 +33,7 @@ from sidecar.core.upstream_request import ADMIN_COOKIES
 
 
 def catalogue_of(entries: Mapping[str, str | ScopeEntry | None], report: Report) -> Catalogue:
-    """The catalogue. A scope with a wrong entry is in it by name, so that its uses are not reported as well."""
+    """The catalogue. An invalid scope is included by name, so that its uses are not reported as well."""
     scopes = {name: Scope(name=name) for name in report.names(("scopes",))}
     for name, entry in entries.items():
         match entry:
@@ -49,14 +49,14 @@ def catalogue_of(entries: Mapping[str, str | ScopeEntry | None], report: Report)
 
 
 def check_granted(names: Sequence[str], path: Path, catalogue: Catalogue, report: Report) -> None:
-    """Reports each name at `path` that no scope has."""
+    """Reports each unknown scope at `path`."""
     for at, name in report.numbered(path, names):
         if catalogue.unknown([name]):
             report.problem(at, f"unknown scope '{name}'{did_you_mean(name, catalogue.scopes)}")
 
 
 def check_number(keys: KeySettings, catalogue: Catalogue, report: Report) -> None:
-    """Whether a key can have so many scopes, and those that it gets by default."""
+    """Checks that a key can have this many scopes, and the default scopes."""
     number, default = keys.scopes_per_key, keys.default_scopes
     if number is None:
         return
@@ -109,7 +109,7 @@ def charges_of(
     return tuple(charges.values())
 
 
-# The `identity` and `errors` sections, and the templates that other sections hold.
+# The `identity` and `errors` sections, and the templates of other sections.
 
 
 _DEFAULT = "default"
@@ -149,7 +149,7 @@ def check_passing(identity: Identity, keys: KeySettings, *, proxies: bool, admin
 
 
 def _not_passing(name: str, identity: Identity, rules: HeaderRules, *, proxies: bool) -> str:
-    """Why a header cannot hold a credential for the upstream; empty where it can."""
+    """Why a header cannot carry a credential to the upstream; empty if it can."""
     line, folded = ((name.encode(), b""),), _folded(name)
     if folded == b"cookie":
         return "holds every cookie: name the one that counts, as {cookie: NAME}"
@@ -163,7 +163,7 @@ def _not_passing(name: str, identity: Identity, rules: HeaderRules, *, proxies: 
 
 
 def _check_headers(identity: Identity, keys: KeySettings, report: Report) -> None:
-    """No two names are the same to a reader that folds them, and the client can set none of them."""
+    """Checks that no two names are equal when folded, and that the client can set none of them."""
     passing = {_folded(source.name) for source in keys.pass_through if source.kind == "header"}
     known = {_folded(identity.request_id)}
     for name, template in identity.headers.items():
@@ -180,7 +180,7 @@ def _check_headers(identity: Identity, keys: KeySettings, report: Report) -> Non
 
 
 def _never_kept(identity: Identity, keys: KeySettings) -> Iterator[tuple[str, str]]:
-    """Names, and what each is."""
+    """Names, and the purpose of each."""
     yield identity.request_id, "the header of identity.request_id"
     for name in identity.own_headers:
         yield name, "a header of identity.headers" if name in identity.headers else "that of identity.would_deny"
@@ -194,7 +194,7 @@ def _never_kept(identity: Identity, keys: KeySettings) -> Iterator[tuple[str, st
 def errors_of(
     entries: Mapping[str, ErrorEntry], report: Report
 ) -> tuple[Mapping[Reason, ErrorTemplate], ErrorTemplate | None]:
-    """The error response for each reason that is named, and the one for the others."""
+    """The error response for each configured reason, and the default one."""
     found: dict[str, ErrorTemplate] = {}
     known = [*(reason.value for reason in Reason), _DEFAULT]
     for key, entry in entries.items():
@@ -321,7 +321,7 @@ def token_entry(
     scopes: Sequence[str] = (),
     plans: Sequence[str] = (),
 ) -> str:
-    """The item of `admin: tokens:`, as YAML, for the token `text`. Raises ValueError where a value is not valid."""
+    """The item of `admin: tokens:`, as YAML, for the token `text`. Raises ValueError for an invalid value."""
     written: dict[str, object] = {"name": name, "hash": HASH_PREFIX + sha256(text.encode()).hexdigest()}
     bounds = {"tenant": tenant, "scopes": list(scopes) or None, "plans": list(plans) or None}
     written |= {"rights": rights, **{bound: value for bound, value in bounds.items() if value is not None}}

@@ -1,4 +1,4 @@
-"""The `routes` section: groups, routes and what they demand, in the words of the other sections."""
+"""The `routes` section: groups, routes and their policies, with names from the other sections."""
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -40,9 +40,9 @@ class Vocabulary:
 def routes_of(
     groups: Sequence[GroupEntry], defaults: Policy, words: Vocabulary, report: Report
 ) -> Sequence[tuple[Path, Route]]:
-    """The routes with their places, in the order of the file. Reports what is wrong with one, and overlaps of two.
+    """The routes with their locations, in the order of the file. Reports invalid routes and overlaps.
 
-    defaults: what routes and groups demand where they say nothing else.
+    defaults: the policy of routes and groups that do not override it.
     """
     routes: dict[int, tuple[Path, Route]] = {}
     for path, group in report.numbered(("routes",), groups):
@@ -50,7 +50,7 @@ def routes_of(
             routes[id(route)] = (at, route)
     made = tuple(route for _, route in routes.values())
     for overlap in overlaps(made, case_sensitive=words.case_sensitive):
-        report.key_problem(routes[id(overlap.other)][0], _told(overlap))
+        report.key_problem(routes[id(overlap.other)][0], _overlap_message(overlap))
     _check_spellings(routes.values(), report)
     for route, why in unreachable(made):
         report.key_problem(routes[id(route)][0], f"`{route.name}` is never reached: {why}")
@@ -87,7 +87,7 @@ def _routes_below(
 
 
 def _joined(own: Policy, inherited: Policy, given: Container[str]) -> Policy:
-    """given: the options that the route, or group, has itself."""
+    """given: the route's, or group's, own options."""
     if own.deny:
         return own
     scoped = "scopes" in given or "all_scopes" in given
@@ -112,7 +112,7 @@ def _joined_rules(own: ForwardRules, inherited: ForwardRules) -> ForwardRules:
 
 
 def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: Path, report: Report) -> None:
-    """Reports what cannot hold together with what the group demands."""
+    """Reports contradictions with the policy of the group."""
     if (
         entry.public
         and replace(inherited, charges=(), pass_through=True, forward=ForwardRules(), mode=None) != Policy()
@@ -130,7 +130,7 @@ def _check_inherited(entry: PolicyEntry, own: Policy, inherited: Policy, path: P
         report.problem((*path, "environments"), "its group takes none of these: no key could pass")
 
 
-def _told(overlap: Overlap) -> str:
+def _overlap_message(overlap: Overlap) -> str:
     first, second = overlap.route, overlap.other
     if not overlap.missing:
         also = "" if first.name == second.name else f", first as `{first.name}`"
@@ -141,7 +141,10 @@ def _told(overlap: Overlap) -> str:
 
 
 def _check_spellings(routes: Iterable[tuple[Path, Route]], report: Report) -> None:
-    """A service that does not mind the case would serve `list` under the policy of another route's `LIST`."""
+    """Reports methods that differ only in case.
+
+    A service that ignores case would serve `list` under the policy of `LIST`.
+    """
     first: dict[str, tuple[str, Route]] = {}
     for path, route in routes:
         for method in sorted(route.methods):
@@ -174,13 +177,13 @@ def _route(
 
 
 def _stripped(rules: ForwardRules, words: Vocabulary) -> str:
-    """What is taken from the front of a route's paths; of the default upstream, only what the route says itself."""
+    """The prefix removed from a route's paths; for the default upstream, only the route's own."""
     named = words.upstreams.get(rules.upstream or "")
     return rules.strip_prefix if rules.strip_prefix is not None else "" if named is None else named.strip_prefix
 
 
 def _check_prefix(prefix: str, pattern: Pattern, path: Path, report: Report) -> None:
-    """prefix: what is taken from the front of the route's paths, which all must have it. Its case counts always."""
+    """prefix: removed from the front of the route's paths, which must all have it. Its case always matters."""
     if not f"{pattern}/".startswith(f"{prefix}/"):
         own = "strip_prefix" in report.names(path)
         message = f"`{pattern}` does not begin with {prefix}: there is nothing to strip"
@@ -188,7 +191,7 @@ def _check_prefix(prefix: str, pattern: Pattern, path: Path, report: Report) -> 
 
 
 def _parse(key: str, prefix: str) -> tuple[str, Pattern]:
-    """Methods and pattern. prefix: the path of the group, to which a method alone stands for the path itself."""
+    """Methods and pattern. prefix: the path of the group; a method alone means the path itself."""
     methods, space, pattern = key.partition(" ")
     if not space and methods.startswith("/"):
         raise ValueError(f"{_KEY} (did you mean '* {methods}'?)")
@@ -234,11 +237,11 @@ def _policy(entry: PolicyEntry, path: Path, words: Vocabulary, report: Report) -
 
 
 _FORWARDING = ("answer_timeout", "body", "strip_prefix", "upstream")
-"""Options of what is forwarded."""
+"""Options of forwarded requests."""
 
 
 def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse | None:
-    """What the sidecar itself responds with; None where the upstream does."""
+    """The sidecar's own response; None if the upstream responds."""
     whole, short = entry.response is not None, entry.respond is not UNSET
     name = "response" if whole else "respond"
     if whole or short:
@@ -254,19 +257,19 @@ def _respond(entry: PolicyEntry, path: Path, report: Report) -> StaticResponse |
     if entry.response is not None:
         shared = entry.public or entry.cache == "shared"
         response = _response(entry.response, shared, (*path, "response"), report)
-        return _told_to_key(response, entry, (*path, "response", "body"), report)
+        return _checked_for_key(response, entry, (*path, "response", "body"), report)
     if not short:
         return None
     if entry.respond is None:
         report.problem((*path, "respond"), "is empty: leave it out to forward requests to the upstream")
     check_template(entry.respond, RESPOND_PLACEHOLDERS, (*path, "respond"), report)
-    return _told_to_key(StaticResponse(body=entry.respond), entry, (*path, "respond"), report)
+    return _checked_for_key(StaticResponse(body=entry.respond), entry, (*path, "respond"), report)
 
 
-def _told_to_key(response: StaticResponse, entry: PolicyEntry, path: Path, report: Report) -> StaticResponse:
-    """A response with values of a key is only for its holder. path: of the body."""
-    told = [(at, text, name) for at, text in texts(response.body, path) for name in placeholders(text)]
-    for at, text, name in told:
+def _checked_for_key(response: StaticResponse, entry: PolicyEntry, path: Path, report: Report) -> StaticResponse:
+    """Checks that a response with values of a key is only for its holder. path: of the body."""
+    used = [(at, text, name) for at, text in texts(response.body, path) for name in placeholders(text)]
+    for at, text, name in used:
         if of_key(name) and entry.public:
             why = "needs a key, but a public route takes requests without one: leave out this or `public`"
             report.problem(at, f"`{{{name}}}` {why}")
@@ -274,7 +277,7 @@ def _told_to_key(response: StaticResponse, entry: PolicyEntry, path: Path, repor
             report.problem(at, f"`{{{name}}}` differs by key, but `cache: shared` gives the response to everybody")
         elif name == EVERY_QUOTA and text != f"{{{EVERY_QUOTA}}}":
             report.problem(at, f"`{{{name}}}` is a list: it must be the whole text")
-    return replace(response, tells_quotas=any(name == EVERY_QUOTA for _, _, name in told))
+    return replace(response, tells_quotas=any(name == EVERY_QUOTA for _, _, name in used))
 
 
 _WITHOUT_BODY = (204, 205, 304)
@@ -284,11 +287,11 @@ _OURS = HeaderNames(
         *("Access-Control-*", "RateLimit*", "X-RateLimit-*", *ENDING_NAMES),
     )
 )
-"""Of a response; beside those that no header of the configuration may be."""
+"""Forbidden headers of a response, in addition to those forbidden everywhere in the configuration."""
 
 
 def _response(entry: ResponseEntry, shared: bool, path: Path, report: Report) -> StaticResponse:
-    """shared: whether caches may have it."""
+    """shared: whether caches may share it."""
     for name, value in entry.headers.items():
         at = (*path, "headers", name)
         if fold(name.encode()) in _OURS:
@@ -354,7 +357,7 @@ def _forward(entry: PolicyEntry | GroupEntry, path: Path, report: Report) -> For
 
 
 def _contradictions(entry: PolicyEntry) -> Iterator[tuple[str, str]]:
-    """Names of what is demanded of a key, and why none can be asked for it."""
+    """Names of requirements on a key, and why they are pointless here."""
     if entry.public or entry.pass_through == ONLY:
         why = "a public route accepts requests without a key" if entry.public else "`pass_through: only` takes no key"
         for name in ("scopes", "all_scopes", "tenant", "environment", "environments"):

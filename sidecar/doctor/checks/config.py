@@ -106,7 +106,7 @@ def _is_probe(pattern: str) -> bool:
 
 
 def mode(facts: Facts) -> Finding:
-    """Whether every refusal holds."""
+    """Whether every refusal is enforced."""
     found = observing(facts.config)
     if not found:
         return ok("every decision is enforced")

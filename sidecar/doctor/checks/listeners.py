@@ -161,7 +161,7 @@ def data(facts: Facts) -> Finding:
 
 
 def ops(facts: Facts) -> Finding:
-    """Whether strangers can read the metrics."""
+    """Whether other hosts can read the metrics."""
     if facts.config.ops is None:
         return ok("not configured")
     reachable = _open_to_network(facts.config.ops)
@@ -337,9 +337,9 @@ def writes(facts: Facts) -> Finding | None:
         return None
     if writable:
         return ok("the store took the last change")
-    told = next((line for line in found.lines if line.startswith("store: the last change")), "")
+    problem_line = next((line for line in found.lines if line.startswith("store: the last change")), "")
     return problem(
-        told.removeprefix("store: ") or "the store did not take the last change",
+        problem_line.removeprefix("store: ") or "the store did not take the last change",
         why="Requests are still decided on, but keys cannot be issued or revoked, and usage and quotas are not kept.",
         do="Do what it says. The metric `sidecar_store_writable` is 1 once a change was written.",
     )

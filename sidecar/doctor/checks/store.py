@@ -15,7 +15,7 @@ _WEAK_BITS: Final = 100.0
 
 
 def admin_token(facts: Facts) -> Finding | None:
-    """Whether an admin token is in the environment. The configuration file holds only hashes."""
+    """Whether an admin token is in the environment. The configuration file contains only hashes."""
     if facts.config.admin is None:
         return None
     bits = facts.secrets.admin_token_bits
@@ -203,7 +203,7 @@ def _unopened(facts: Facts, store: Unknown) -> Finding:
 
 
 def _other_owner(facts: Facts, user: int) -> int | None:
-    """The user, another than `user`, whose store it is, as far as the files or their folder tell."""
+    """The user, if not `user`, who owns the store, judging by the files or their folder."""
     files, folder = facts.files.store, facts.files.store_folder
     if files:
         return files[0].uid if user != 0 and any(file.uid != user for file in files) else None

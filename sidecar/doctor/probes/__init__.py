@@ -1,1 +1,1 @@
-"""What the doctor looks at."""
+"""Probes that collect the doctor's facts."""

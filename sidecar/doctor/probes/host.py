@@ -313,7 +313,7 @@ def key_file_facts(config: Config, now: float, environ: Mapping[str, str]) -> Ke
         return replace(found, problems=(f"{path}: {error.strerror}",))
     except InvalidFile as error:
         return replace(found, problems=tuple(f"{path}:{problem}" for problem in error.problems))
-    except ValueError as error:  # Of the peppers, which have a check of their own.
+    except ValueError as error:  # From the peppers, which have their own check.
         return Unknown(reason=str(error))
 
 
@@ -344,10 +344,10 @@ async def store_facts(config: Config, now: float, open_store: Opener, *, deep: b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Engine:
-    """What is asked of the store itself. Both raise StoreUnavailable."""
+    """Engine-specific queries of a store. Both raise StoreUnavailable."""
 
     inspect: Callable[[int, float | None], Awaitable[StoreReport]]
-    """Takes the time in microseconds, and the age in seconds past which a key is too old."""
+    """Takes the time in microseconds, and the age in seconds above which a key is too old."""
     lock_seconds: Callable[[], Awaitable[float]]
 
 

@@ -22,7 +22,7 @@ _PREFIX: Final = re.compile(r"[!-~]{1,100}")
 _FROM_URL: Final = str.maketrans("-_", "+/")
 _EPOCH: Final = re.compile(r"([0-9]{10})(?:\.([0-9]{1,9}))?|([0-9]{13})|([0-9]{16})")
 _MIN_PREFIX: Final = 6
-"""Characters of a prefix: no hash in base64 begins with so many of them by chance."""
+"""Least characters of a prefix: a base64 hash does not begin with this many by chance."""
 _NO_HASH: Final = (
     "hash: is not a SHA-256 in hex (64 digits) or base64 (44 characters); if it is the key itself, it does not belong "
     "in a file: write its hash"
@@ -65,7 +65,7 @@ class Origin:
         return frozenset({*self.own.values(), *(keys.prefix for keys in self.foreign)})
 
     def beginnings(self) -> tuple[str, ...]:
-        """Prefixes that are long enough to tell a key from a hash."""
+        """Prefixes that are long enough to distinguish a key from a hash."""
         return tuple(prefix for prefix in self.prefixes() if len(prefix) >= _MIN_PREFIX)
 
     def may_show(self, prefix: str) -> bool:
@@ -84,9 +84,9 @@ class Origin:
         return next((name for name, own in self.own.items() if prefix.startswith(own)), None)
 
     def made_here(self, prefix: str, algorithm: str | None) -> bool:
-        """Whether a key with our prefix can be one that a sidecar issued, which tells its algorithm in an export.
+        """Whether a key with our prefix can have been issued by a sidecar; exports name the algorithm of such a key.
 
-        Only keys.imported lets others pass at all: they have neither our length nor our checksum.
+        Only keys.imported accepts others at all: they have neither our length nor our checksum.
         """
         own = max((own for own in self.own.values() if prefix.startswith(own)), key=len)
         rest = prefix[len(own) :]
@@ -203,7 +203,7 @@ class LineRules:
         )
 
     def digest(self, text: str, prefix: str | None, problems: list[str]) -> bytes:
-        """The bytes of a hash. Text that begins like a key is a problem, because it may be one."""
+        """The bytes of a hash. Text that begins like a key is refused, because it may be one."""
         is_key = text.startswith(self._beginnings) or (
             len(prefix or "") >= _MIN_PREFIX and text.startswith(prefix or "")
         )

@@ -37,9 +37,9 @@ _MOST_UNKNOWN: Final = 10
 _BOM: Final = b"\xef\xbb\xbf"
 _NAME: Final = re.compile(r"[A-Za-z_]{1,20}")
 _NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
-"""What `surrogateescape` makes of bytes that are not UTF-8."""
+"""What `surrogateescape` turns bytes that are not UTF-8 into."""
 _SEPARATOR_LINE: Final = re.compile(r"sep=([,;\t])\s*", re.IGNORECASE)
-"""A first line that tells spreadsheets what separates cells."""
+"""A first line that tells spreadsheets the separator of cells."""
 _QUOTA: Final = re.compile(r"([^=\s]+)=([0-9]{1,18})")
 
 
@@ -72,8 +72,8 @@ class KeyFile:
     """The entries and bad lines of `file`, in order. `read_bytes` counts the bytes read so far.
 
     JSON lines: one object on each line. CSV, with `,`, `;` or tabs between cells: a header row of field names; scopes
-    and quotas (`name=limit`) are separated by spaces, metadata is a JSON object, and an empty cell is a field that is
-    not given. any_columns: columns of any name, as AWS takes them; `name` and `key` must be there.
+    and quotas (`name=limit`) are separated by spaces, metadata is a JSON object, and an empty cell is a missing field.
+    any_columns: columns may have any name, as with AWS; `name` and `key` are required.
     """
 
     def __init__(self, file: BinaryIO, form: FileFormat, *, any_columns: bool = False) -> None:
@@ -204,12 +204,12 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def safe_name(name: str) -> str:
-    """A name that may be repeated: a file without a header row has hashes in place of names."""
+    """A name that may be shown: a file without a header row has hashes in place of names."""
     return repr(name) if _NAME.fullmatch(name) else "(not shown: not a name)"
 
 
 def _numbered(lines: Iterator[str]) -> Iterator[tuple[int, list[str] | BadLine]]:
-    """Rows of CSV with the lines on which they begin. The first line with text tells what separates cells."""
+    """Rows of CSV with the lines on which they begin. The first line with text shows the separator."""
     beginning = list(_to_first_text(lines))
     first = beginning[-1] if beginning else ""
     if problem := _unreadable(first):
@@ -238,7 +238,7 @@ def _to_first_text(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _unreadable(first: str) -> str:
-    """What keeps a whole file from being read, by its first line; empty where nothing does."""
+    """Why the whole file cannot be read, judging by its first line; empty if it can."""
     if first.startswith(("\udcff\udcfe", "\udcfe\udcff")) or "\0" in first:
         return "is not UTF-8, but maybe UTF-16: save the file as CSV in UTF-8"
     if "\r" in first.rstrip("\r\n"):
@@ -247,7 +247,7 @@ def _unreadable(first: str) -> str:
 
 
 def _separator(first: str) -> str:
-    """What stands most often between the names of the header row."""
+    """The most frequent separator in the header row."""
     return max(",;\t", key=first.count)
 
 
@@ -269,7 +269,7 @@ def _row_of(row: Sequence[str], header: Sequence[str], line: int) -> Entry | Bad
         return BadLine(line=line, problem=f"has {len(row)} cells, but the header row has {len(header)}")
     if _NOT_UTF8.search("".join(row)):
         return BadLine(line=line, problem="is not UTF-8")
-    # A key is taken as it stands there: spaces may be a part of it, or the sign of a mistake.
+    # A key is taken as written: spaces may belong to it, or be a sign of a mistake.
     cells = ((name, cell if name == _PLAINTEXT else cell.strip()) for name, cell in zip(header, row, strict=True))
     fields: dict[str, object] = {name: cell for name, cell in cells if cell}
     for name in _CELLS:
@@ -312,7 +312,7 @@ _TRUTHS: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("false", "0", "no", "n", "off", "disabled", "inactive"), False),
 }
 _PLAINTEXT: Final = "key"
-"""The field of a key itself, in place of its hash."""
+"""The field for a key itself, instead of its hash."""
 _KNOWN: Final = frozenset({*FIELDS, _PLAINTEXT})
 _QUICK: Final = msgspec.json.Decoder(dict[str, Any])
 _CELLS: Final[Mapping[str, Callable[[str], object]]] = {
@@ -336,7 +336,7 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\u
 
 
 def neutral(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe before what could begin one (CWE-1236)."""
+    """A cell that no spreadsheet takes for a formula: with an apostrophe if it could begin one (CWE-1236)."""
     return f"'{cell}" if cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA) else cell
 
 
@@ -366,7 +366,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 class _Unchanged:
-    """What a csv.writer writes to, whose `writerow` then returns the row."""
+    """A target for csv.writer, which makes `writerow` return the row."""
 
     def write(self, text: str) -> str:
         return text

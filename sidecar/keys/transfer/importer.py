@@ -19,20 +19,20 @@ from sidecar.keys.validation import is_metadata, is_name, is_tenant, is_writable
 
 
 _MAX_TEMPLATES: Final = 10_000
-"""Templates to remember."""
+"""Most templates that are kept."""
 
 
 class Rows:
     """Makes rows from fields.
 
-    LineRules checks the first line of each kind and alone reports problems. If that line is valid, other lines with the
-    same environment, scopes, plan, quotas, algorithm and key prefix need a check of their remaining fields only.
+    LineRules checks the first line of each kind and alone reports problems. If it is valid, only the remaining fields
+    of other lines with the same environment, scopes, plan, quotas, algorithm and key prefix are checked.
     """
 
     def __init__(self, rules: LineRules) -> None:
         self._rules = rules
         self._templates: dict[Hashable, RowTemplate] = {}
-        # The longest prefix that matches comes first: shorter ones that match are prefixes of it.
+        # The longest matching prefix comes first: shorter matches are prefixes of it.
         known = sorted(filter(None, rules.origin.prefixes()), key=len, reverse=True)
         self._key_prefix = re.compile(f"{'|'.join(map(re.escape, known))}|")
 
@@ -49,7 +49,7 @@ class Rows:
         return new_row(key)
 
     def _kind_of(self, fields: Fields) -> Hashable:
-        """Everything that decides on the values that keys share; None if LineRules must check the line."""
+        """Everything that determines the values shared by keys; None if LineRules must check the line."""
         get: Any = fields.get
         prefix, scopes, quotas = get("prefix"), get("scopes"), get("quotas")
         if get("enabled", True) is not True:
@@ -69,7 +69,7 @@ class Rows:
         return kind
 
     def _row_values(self, fields: Fields, prefix: str) -> RowValues | None:
-        """The values of the line that keys do not share; None if LineRules must check it. prefix: the default."""
+        """The values that are specific to the line; None if LineRules must check it. prefix: the default."""
         get: Any = fields.get
         given, metadata = get("prefix"), get("metadata")
         problems: list[str] = []
@@ -109,19 +109,19 @@ _CHUNK: Final = 20_000
 
 
 class Intake(Protocol):
-    """Takes imported keys in one transaction, or, for a dry run, drops them. Raises StoreUnavailable."""
+    """Stores imported keys in one transaction, or discards them in a dry run. Raises StoreUnavailable."""
 
     async def begin(self) -> None:
         """Begin the transaction, in which no other process can change a key. To be called before `batch` and `add`."""
 
     async def stored(self, rows: Sequence[NewRow]) -> Mapping[bytes | str, str]:
-        """The digests and ids of `rows` that are stored already, each with the id of the key that has it."""
+        """The digests and ids of `rows` that are already stored, each with the id of its key."""
 
     def batch(self, rows: Sequence[NewRow]) -> Batch:
-        """Rows with their audit rows. Batches are made on any thread, in the order in which they are added."""
+        """Rows with their audit rows. Batches may be made on any thread, but in the order in which they are added."""
 
     async def add(self, batch: Batch) -> None:
-        """Raises KeyConflict if a key is stored already."""
+        """Raises KeyConflict if a key is already stored."""
 
 
 class NoIntake:
@@ -163,7 +163,7 @@ class _State:
 async def import_keys(
     entries: Iterable[Entry | BadLine], rules: LineRules, intake: Intake, progress: Callable[[int], None]
 ) -> int:
-    """The number of imported keys. Raises InvalidFile after the last line; the caller must then undo what was added.
+    """Import the keys, and return their number. Raises InvalidFile after the last line; the caller must then roll back.
 
     `progress` is called from time to time, with the number of keys that were read so far.
     """

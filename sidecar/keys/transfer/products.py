@@ -118,7 +118,7 @@ _NEXT_PAGE: Final = ("next", "position", "NextToken")
 
 
 def _documents(content: bytes) -> Iterator[object]:
-    """Yield the JSON documents of a sequence; `_UNREADABLE` where the rest is not JSON."""
+    """Yield the JSON documents of a sequence; `_UNREADABLE` if the rest is not JSON."""
     decoder = json.JSONDecoder()
     try:
         text = content.decode("utf-8-sig").strip()
@@ -188,7 +188,7 @@ def _kong_records(document: object) -> Iterator[Record]:
 
 def _from_kong(credential: Record) -> Fields:
     if credential.get("ttl"):
-        # The Admin API tells what is left of it, a dump what it was at first.
+        # The Admin API gives what is left of it, a dump its initial value.
         raise InvalidLine(["ttl: does not say when this key expires: write it as expires_at, in JSON lines"])
     found = credential.get("consumer")
     consumer: Record = found if isinstance(found, dict) else {"id": found}
@@ -266,10 +266,10 @@ def _from_apisix(value: Record) -> Fields:
     }
 
 
-# Tyk: session objects, each with `key` or `hash` beside its fields.
+# Tyk: session objects, each with `key` or `hash` next to its fields.
 
 _GO_ZERO_TIME: Final = ("None", "0001-01-01T00:00:00")
-"""How a time reads that was never set."""
+"""The value of a time that was never set."""
 _MURMUR: Final = re.compile(r"(?:[0-9a-f]{8}|[0-9a-f]{16}|[0-9a-f]{32})")
 
 

@@ -1,7 +1,7 @@
 """Keys as code: the records of a file, and how the keys of a store differ from them.
 
-A record has the fields of an import, as `sidecar keys issue --offline` prints them. It says all that a key may do: what
-it leaves out, the key does not have.
+A record has the fields of an import, as `sidecar keys issue --offline` prints them. It is complete: the key does not
+have what the record leaves out.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ _SALT: Final = b"sidecar: the id of a record without one"
 _SAID: Final = attrgetter(
     "status", "name", "tenant", "environment", "scopes", "plan", "quotas", "metadata", "expires_at"
 )
-"""What a record says of a key, beside its hash and prefix."""
+"""What a record says about a key, besides its hash and prefix."""
 _FIXED: Final = attrgetter("prefix", "digest", "algorithm")
 _PLAINTEXT: Final = "key: is the key itself, which does not belong in a file: write its hash"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A key as a file says it, and the line on which it begins. given: the fields that are there."""
+    """A key in a file, and the line on which it begins. given: the fields that are present."""
 
     line: int
     key: ApiKey
@@ -36,7 +36,7 @@ class Record:
 
 
 def records_of(entries: Iterable[Entry | BadLine], rules: LineRules) -> Sequence[Record]:
-    """Every key of a file. Raises InvalidFile with every problem, and none for a key that has expired."""
+    """Every key of a file. Raises InvalidFile with every problem; an expired key is not a problem."""
     found: list[Record] = []
     problems: list[BadLine] = []
     lines: dict[bytes | str, int] = {}
@@ -65,7 +65,7 @@ def _record_of(entry: Entry, rules: LineRules) -> Record:
 
 
 def id_from(digest: bytes) -> str:
-    """The id of a record without one: the same for the same hash in every process, and none that tells the hash."""
+    """The id of a record without one: the same for the same hash in every process, without revealing the hash."""
     number = int.from_bytes(sha256(_SALT + digest).digest(), "big")
     return new_id(lambda most: number % most)
 
@@ -88,16 +88,16 @@ Changed = tuple[ApiKey, ApiKey]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What makes a store agree with a file."""
+    """What must change for a store to match a file."""
 
     added: Sequence[ApiKey] = ()
     changed: Sequence[Changed] = ()
     surplus: Sequence[ApiKey] = ()
     """Keys that the file does not have."""
     revoked: Sequence[ApiKey] = ()
-    """Keys that the file has, and that stay revoked all the same."""
+    """Keys that are in the file, but stay revoked."""
     problems: Sequence[BadLine] = ()
-    """Records that cannot be carried out."""
+    """Records that cannot be applied."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
@@ -105,10 +105,10 @@ class Difference:
 
 
 def difference(records: Iterable[Record], stored: Iterable[ApiKey], *, at: int, surplus: bool = False) -> Difference:
-    """How keys differ from what a file says of them, for a change at `at` (microseconds).
+    """How keys differ from a file, for a change at `at` (microseconds).
 
-    A key is that of the record with its id, or with its hash where the record has no id. It keeps its hash, the time of
-    its issue and what happened to it since; a revoked key stays revoked. surplus: whether other keys are named.
+    A key belongs to the record with its id, or with its hash if the record has no id. It keeps its hash, its time of
+    issue and its later history; a revoked key stays revoked. surplus: whether to include other keys.
     """
     known = {key.id: key for key in stored}
     by_digest = {key.digest: key for key in known.values()}
@@ -136,9 +136,9 @@ def difference(records: Iterable[Record], stored: Iterable[ApiKey], *, at: int, 
 
 
 def _misfit(record: Record, key: ApiKey | None, by_digest: Mapping[bytes, ApiKey]) -> str:
-    """Why the record cannot be carried out; empty where it can.
+    """Why the record cannot be applied; empty if it can.
 
-    A key that was hashed anew at its first use has another hash than the file, and another algorithm.
+    A key that was rehashed at its first use has another hash and algorithm than the file.
     """
     twin = by_digest.get(record.key.digest)
     if twin is not None and key is not twin:
@@ -150,7 +150,7 @@ def _misfit(record: Record, key: ApiKey | None, by_digest: Mapping[bytes, ApiKey
 
 def _after(key: ApiKey, record: Record, at: int) -> ApiKey:
     wanted = record.key
-    # Most keys of a large file stay as they are, and this is a twentieth of making them anew.
+    # Most keys of a large file are unchanged, and this takes a twentieth of the time of rebuilding them.
     if _SAID(key) == _SAID(wanted) and (key.prefix == wanted.prefix or "prefix" not in record.given):
         return key
     return replace(
@@ -168,7 +168,7 @@ def _after(key: ApiKey, record: Record, at: int) -> ApiKey:
 
 
 def mirrored(records: Iterable[Record], stored: Iterable[ApiKey], *, at: int) -> Difference:
-    """As `difference`, where the file alone decides: hashes change, too, and every other key is surplus."""
+    """As `difference`, but the file alone decides: hashes change, too, and every other key is surplus."""
     keys = {key.id: key for key in stored}
     added: list[ApiKey] = []
     changed: list[Changed] = []

@@ -1,1 +1,1 @@
-"""Quotas counted in Redis or Valkey, for all sidecars that share it."""
+"""Counting quotas in Redis or Valkey, for all sidecars that share it."""

@@ -139,9 +139,9 @@ def _words(error: BaseException) -> str:
 
 
 class Connector:
-    """Finds the server that holds `key`, and connects to it. Raises Unavailable; has no time limit of its own.
+    """Finds the server with `key`, and connects to it. Raises Unavailable; has no time limit of its own.
 
-    ca: file of the authorities that are trusted instead of the system's; empty for these.
+    ca: file of the certificate authorities to trust; empty: the system's.
     """
 
     def __init__(self, url: RedisUrl, key: str, *, ca: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The limiter that counts in Redis or Valkey, by its clock, with all sidecars that share a namespace."""
+"""The limiter that counts in Redis or Valkey, by the server's clock, with all sidecars that share a namespace."""
 
 import asyncio
 import logging
@@ -15,14 +15,14 @@ from sidecar.limiter.redis.url import RedisUrl
 from sidecar.limiter.remote import Fullest, OutageLimiter, RemoteStatistics, Unavailable
 
 CONNECT_SECONDS: Final = 1.0
-"""For a connection, authentication and the first take, unless a take may last longer. No request waits for it."""
+"""For connecting, authentication and the first take, unless a take may last longer. No request waits for it."""
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _STEADY_SECONDS: Final = 5.0
-"""A connection that lasted so long was good: what follows it begins with the first pause again."""
+"""After a connection that lasted this long, pauses start again from the shortest."""
 
 _SILENT_SECONDS: Final = 60.0
-"""Between two lines of the log that say that it is away: one that comes and goes must not fill the log."""
+"""Between two log lines about an outage: an unstable server must not fill the log."""
 
 _NOTHING: Final = Taken(states=())
 
@@ -30,10 +30,10 @@ _log = logging.getLogger(__name__)
 
 
 class RedisLimiter:
-    """Asks the server while it answers, and `outage` while it does not: a circuit breaker, closed by `run` alone.
+    """Uses the server while it responds, and `outage` while it does not: a circuit breaker, closed only by `run`.
 
-    connect: makes a connection. timeout: seconds that a request waits for an answer, at most.
-    name: of the server, for the log.
+    connect: makes a connection. timeout: most seconds that a request waits for a reply. name: of the server, for the
+    log.
     """
 
     immediate = False
@@ -56,23 +56,23 @@ class RedisLimiter:
         self._pipeline: Pipeline | None = None
         self._fullest = Fullest()
         self._tried = asyncio.Event()
-        self._told_lost, self._silent_until = False, float("-inf")
+        self._reported_lost, self._silent_until = False, float("-inf")
 
     async def take(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """By the server's clock. Raises Fault where it cannot be asked and `outage` is `closed`."""
+        """Uses the server's clock. Raises Fault if the server is unavailable and `outage` is `closed`."""
         return await self._ask(buckets, now, take=True)
 
     async def peek(self, buckets: Sequence[Bucket], now: float) -> Taken:
-        """As `take`; takes nothing."""
+        """As `take`, without taking."""
         return await self._ask(buckets, now, take=False)
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> None:
-        """The server has to be waited for."""
+        """None: the server must be awaited."""
 
     peek_now = take_now
 
     async def run(self) -> None:
-        """Connects, and connects anew; ends when it is cancelled."""
+        """Connects, and reconnects, until cancelled."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
             began = asyncio.get_running_loop().time()
@@ -89,7 +89,7 @@ class RedisLimiter:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Runs it for a while, from the end of the first attempt to connect on."""
+        """Runs it inside the context, which begins after the first attempt to connect."""
         running = asyncio.get_running_loop().create_task(self.run())
         try:
             await self.tried()
@@ -99,11 +99,11 @@ class RedisLimiter:
             await asyncio.wait([running])
 
     async def tried(self) -> None:
-        """Waits until the first attempt to connect has ended, well or not."""
+        """Waits until the first attempt to connect has succeeded or failed."""
         await self._tried.wait()
 
     def top_subjects(self, most: int) -> list[tuple[Subject, str]]:
-        """At most so many keys and tenants of which this process has lately seen that little is left."""
+        """At most this many keys and tenants that recently had little left, as seen by this process."""
         return self._fullest.latest(most)
 
     async def _ask(self, buckets: Sequence[Bucket], now: float, *, take: bool) -> Taken:
@@ -122,7 +122,7 @@ class RedisLimiter:
         return await (self._outage.take(buckets, now) if take else self._outage.peek(buckets, now))
 
     async def _serve(self) -> None:
-        """Raises Unavailable when that is over."""
+        """Raises Unavailable when the connection ends."""
         self._statistics.breaker = "half_open"
         server: Server | None = None
         try:
@@ -138,8 +138,8 @@ class RedisLimiter:
         await self._use(Pipeline(server, self._script, timeout=self._timeout))
 
     async def _use(self, pipeline: Pipeline) -> None:
-        if self._told_lost:
-            self._told_lost = False
+        if self._reported_lost:
+            self._reported_lost = False
             _log.warning("sidecar: limiter: %s answers", self._name)
         self._statistics.breaker, self._statistics.problem = "closed", ""
         self._pipeline = pipeline
@@ -151,8 +151,8 @@ class RedisLimiter:
 
     def _lost(self, problem: Unavailable) -> None:
         statistics, now = self._statistics, asyncio.get_running_loop().time()
-        if not self._told_lost and now >= self._silent_until:
-            self._told_lost, self._silent_until = True, now + _SILENT_SECONDS
+        if not self._reported_lost and now >= self._silent_until:
+            self._reported_lost, self._silent_until = True, now + _SILENT_SECONDS
             _log.warning("sidecar: limiter: %s cannot be asked (%s): %s", self._name, problem.cause, problem)
         statistics.breaker, statistics.problem = "open", f"{self._name} cannot be asked ({problem.cause})"
         statistics.errors[problem.cause] += 1
@@ -168,7 +168,7 @@ def redis_limiter(
     statistics: RemoteStatistics,
     random: Random,
 ) -> RedisLimiter:
-    """The limiter of a URL. Nothing is connected before it runs. ca: as in the configuration; empty is the system's."""
+    """The limiter for a URL. It does not connect before it runs. ca: as in the configuration; empty: the system's."""
     script = Script(namespace)
     return RedisLimiter(
         Connector(url, script.any_key, ca=ca).connect,

@@ -1,4 +1,4 @@
-"""Sends the script of `take.lua` over one connection: all calls of one turn of the loop at once, replies in order."""
+"""Runs the script `take.lua` over one connection: all calls of one turn of the loop at once, replies in order."""
 
 import asyncio
 from collections import deque
@@ -26,28 +26,28 @@ from sidecar.limiter.remote import Unavailable
 TEXT: Final = files(__package__).joinpath("take.lua").read_text(encoding="utf-8")
 
 FORMAT: Final = 1
-"""Of what is stored; part of each key, so that versions that store otherwise count apart."""
+"""Version of the stored format; part of each key, so that other versions count separately."""
 
 _SECOND: Final = 1_000_000
 _FIRST: Final = 3
-"""Where the first bucket's list stands in a reply."""
+"""The position of the first bucket's list in a reply."""
 _MOST_KNOWN: Final = 4096
 _SKEW_SECONDS: Final = 1.0
-"""Clocks that differ by less are taken as one, so that the end of a fixed window is told as a full second."""
+"""Clocks that differ by less count as equal, so that the end of a fixed window is a full second."""
 
 Reply = list[Any]
-"""1 if refused, seconds and microseconds of the server's clock, a list of ints for each bucket."""
+"""1 if refused, seconds and microseconds of the server's clock, then a list of ints for each bucket."""
 
 
 class Script:
-    """The script as commands for one namespace, which is every key's hash tag, so that a Cluster holds all together."""
+    """The script as commands for one namespace, which is every key's hash tag, so that a Cluster keeps all together."""
 
     def __init__(self, namespace: str, text: str = TEXT) -> None:
         self.text = text
         self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
         self._prefix = f"{{{namespace}}}:{FORMAT}:"
         self._known: dict[tuple[str, int, int], tuple[Quota, str, tuple[str | int, ...]]] = {}
-        """By quota's name, limit and cost: the quota, what its keys begin with, and the arguments."""
+        """By the quota's name, limit and cost: the quota, the prefix of its keys, and the arguments."""
 
     @property
     def load(self) -> tuple[str, ...]:
@@ -55,16 +55,16 @@ class Script:
 
     @property
     def any_key(self) -> str:
-        """A key in the slot of all of them."""
+        """A key in the slot of all keys."""
         return f"{self._prefix}probe"
 
     @property
     def probe(self) -> tuple[str | int, ...]:
-        """Takes from a count that nobody asks for: a server that cannot write does not pass."""
+        """Takes from an unused count: fails on a server that cannot write."""
         return ("EVALSHA", self.sha, 1, self.any_key, 1, "f", 60, 1, 10**15, 0)
 
     def call(self, buckets: Sequence[Bucket], *, take: bool) -> list[str | int]:
-        """The command for buckets of which no two are of one quota and subject."""
+        """The command for buckets, no two of which have the same quota and subject."""
         keys: list[str | int] = []
         arguments: list[str | int] = []
         for bucket in buckets:
@@ -88,12 +88,12 @@ class Script:
 
 
 def is_reply(answered: Any) -> bool:
-    """Whether it has the script's form. Another kind of server sends other replies."""
+    """Whether it has the script's form. Other kinds of servers send other replies."""
     return answered.__class__ is list and len(answered) > _FIRST and answered[_FIRST].__class__ is list
 
 
 def taken_of(buckets: Sequence[Bucket], reply: Reply, now: float, *, take: bool) -> Taken:
-    """States from the script's reply to `buckets`. `now` is the caller's clock, by which the reset is told."""
+    """States from the script's reply to `buckets`. `now` is the caller's clock, which the reset refers to."""
     refused, seconds, rest = reply[:3]
     there = seconds + rest / _SECOND
     states = [_state(bucket, reply[i], there, take=take and not refused) for i, bucket in enumerate(buckets, _FIRST)]
@@ -122,18 +122,18 @@ def _kind(quota: Quota) -> str:
 
 
 def _joined(parts: Sequence[str]) -> str:
-    """Parts told apart by their lengths: no name can be mistaken for two others."""
+    """Parts with their lengths: no name can be mistaken for two others."""
     return "".join([f"{len(part)}:{part}" for part in parts])
 
 
 _LATE_SECONDS: Final = 0.005
-"""A deadline that is seen this much too late was seen by a busy loop, which may not have read what has come."""
+"""If a deadline is noticed this much too late, the loop was busy and may not have read the replies."""
 _GRACES: Final = 3
 _OTHERWISE: Final = "its reply is not one of the script"
 
 
 class _Asked(Struct, gc=False):
-    """A command in flight. reply: None where nobody waits for it; cancelled where whoever waited has gone."""
+    """A command in flight. reply: None if nothing waits for it; cancelled if its waiter is gone."""
 
     command: Command
     reply: "asyncio.Future[Reply] | None"
@@ -141,10 +141,10 @@ class _Asked(Struct, gc=False):
 
 
 class Pipeline:
-    """Asks one server, until something is wrong; then all that is in flight fails, and `run` raises Unavailable.
+    """Talks to one server until an error; then everything in flight fails, and `run` raises Unavailable.
 
-    Replies are told apart by their order alone, so a connection on which one is missing is never used again: what
-    comes late comes to nobody. timeout: seconds from the question to the answer.
+    Replies are matched only by their order, so a connection with a missing reply is never used again: late replies are
+    discarded. timeout: seconds from command to reply.
     """
 
     def __init__(self, server: Server, script: Script, *, timeout: float) -> None:
@@ -158,7 +158,7 @@ class Pipeline:
         self._problem: Unavailable | None = None
 
     def ask(self, command: Command) -> "asyncio.Future[Reply]":
-        """Raises Unavailable through the future. Cancelling it is harmless: its reply is dropped when it comes."""
+        """Raises Unavailable through the future. Cancelling it is harmless: its reply is then discarded."""
         reply: asyncio.Future[Reply] = self._loop.create_future()
         if self._problem is not None:
             reply.set_exception(self._problem)
@@ -205,7 +205,7 @@ class Pipeline:
             asked.reply.set_result(reply)
 
     def _ask_again(self, asked: _Asked) -> None:
-        """The server knew no script, and has done nothing: load it, once for all that was in flight."""
+        """The server did not know the script, and did nothing: load it once for everything in flight."""
         if not self._reloading:
             self._reloading = True
             self._send(_Asked(self._script.load, None, asked.deadline))
@@ -216,7 +216,7 @@ class Pipeline:
         self._watch = self._loop.call_at(due, self._check, due, graces)
 
     def _check(self, due: float, graces: int) -> None:
-        """Whether the oldest question is overdue. A loop that was busy itself first gets some turns to read."""
+        """Raise if the oldest command is overdue. A loop that was busy first gets some turns to read."""
         self._watch = None
         if not self._in_flight:
             return

@@ -1,4 +1,4 @@
-"""Where a Redis is: the URLs that the configuration takes. Imports no client library."""
+"""The Redis URLs that the configuration accepts. Imports no client library."""
 
 import re
 from dataclasses import dataclass, field
@@ -40,12 +40,12 @@ class RedisUrl:
     tls: bool = False
     hosts: tuple[Host, ...] = ()
     path: str = ""
-    """Of a Unix socket."""
+    """The path of a Unix socket."""
     username: str = ""
     password: str = field(default="", repr=False)
     database: int = 0
     master: str = ""
-    """The name by which sentinels know the server."""
+    """The server's name at the sentinels."""
 
     def __str__(self) -> str:
         """For logs and people: without user and password."""
@@ -57,7 +57,7 @@ class RedisUrl:
 
 
 def parse_redis_url(text: str) -> RedisUrl:
-    """Raises ValueError, whose words hold nothing of the URL but its scheme."""
+    """Raises ValueError, whose message contains nothing of the URL but its scheme."""
     scheme, separator, rest = text.partition("://")
     scheme = scheme.lower()
     if not separator or scheme not in SCHEMES:
@@ -90,7 +90,7 @@ def parse_redis_url(text: str) -> RedisUrl:
 def _credentials(text: str) -> tuple[str, str]:
     """`user:password`, `:password`, or nothing. A text without a colon is a password.
 
-    The last @ of a URL ends them, so that any character may stand there; a % begins an encoded one (RFC 3986).
+    The last @ of a URL ends them, so they may contain any character; a % begins an encoded one (RFC 3986).
     """
     if not text:
         return "", ""
@@ -109,7 +109,7 @@ def _socket(path: str) -> str:
 
 
 def _path(kind: str, path: str) -> tuple[str, int]:
-    """The sentinels' name of the server, and the database. A Cluster has one database only."""
+    """The sentinels' name of the server, and the database. A Cluster has only one database."""
     master = ""
     if kind == "sentinel":
         master, _, path = path.partition("/")

@@ -1,6 +1,6 @@
 """How a configuration decides on a recorded request: the gate's own steps, with the rights in the log.
 
-It does not judge what the log does not hold, or what is not part of the policy: headers and bodies, wrong keys, quotas.
+It does not judge what the log lacks, or what is not part of the policy: headers and bodies, wrong keys, quotas.
 """
 
 import re
@@ -99,7 +99,7 @@ class Judge:
         match = self._table.match(method, target.path)
         if match is None or match.unslashed is not None:
             return self._judge_readings(method, target, caller)
-        # Nothing else decides. A log has many paths that come once, and few of these.
+        # Nothing else affects the decision. A log has many paths that occur once, but few of these.
         key = id(match.route), match.tenant, match.environment, caller
         found = self._known.get(key)
         if found is None:
@@ -122,7 +122,7 @@ class Judge:
         return Outcome(None, match.route.name, seen)
 
     def _authorized(self, matches: Sequence[Match | None], caller: Caller) -> tuple[Match, Reason | None]:
-        """The route on which the request goes on, and why it would be refused if the refusal were enforced."""
+        """The route on which the request is forwarded, and why it would be refused if the refusal were enforced."""
         principal, foreign = caller.principal, caller.foreign and self._passes
         try:
             if caller.wrong_key is not None:

@@ -19,7 +19,7 @@ NotJudged = Literal[
 ]
 
 SHOWN_OF_HASH: Final = 12
-"""Hexadecimal digits that a log holds of a configuration's SHA-256."""
+"""Hexadecimal digits of a configuration's SHA-256 in a log."""
 _EXAMPLES: Final = 3
 _EXAMPLE_CHARS: Final = 200
 _MOST_GROUPS: Final = 10_000
@@ -38,7 +38,7 @@ _AFTER_POLICY: Final = frozenset(
         Reason.UPSTREAM_TIMEOUT, Reason.UPSTREAM_BUSY, Reason.LOOP_DETECTED,
     }
 )  # fmt: skip
-"""The policy had let it pass."""
+"""Reasons that only arise after the policy has allowed the request."""
 _OF_KEYS: Final = frozenset(
     {
         Reason.INVALID_KEY, Reason.EXPIRED_KEY, Reason.DISABLED_KEY, Reason.REVOKED_KEY, Reason.RETIRED_KEY,
@@ -203,7 +203,7 @@ class Replay:
         group.add(request, self._redaction)
 
     def ordered(self) -> Sequence[tuple[GroupKey, Group]]:
-        """What opens first, then what closes; of each the largest first."""
+        """Groups that open first, then those that close; the largest of each first."""
         kinds = list(self.changed)
         return sorted(self.groups.items(), key=lambda item: (kinds.index(item[0].kind), -item[1].count.requests))
 
@@ -219,7 +219,7 @@ def _wrong_key(request: RecordedRequest) -> Reason | None:
 def _recorded(request: RecordedRequest, *, wrong_keys: bool) -> Reason | NotJudged | None:
     """Why the policy refused the request, None if the policy let it pass; or why that is not known.
 
-    wrong_keys: whether a configuration lets requests with a wrong key go on.
+    wrong_keys: whether a configuration forwards requests with a wrong key.
     """
     if (hidden := request.hidden) is not None:
         return hidden
@@ -243,6 +243,6 @@ def _recorded(request: RecordedRequest, *, wrong_keys: bool) -> Reason | NotJudg
 
 
 def _may_be_preflight(request: RecordedRequest) -> bool:
-    """A preflight asks for a method that the log does not hold."""
+    """Whether it may be a preflight, whose requested method is not in the log."""
     answered = request.credential is None and request.reason is None and request.status == 204
     return answered and request.would_deny is None

@@ -283,7 +283,7 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
-# Markdown, as GitHub and GitLab read it. What comes of a log or a file stands in code spans, which have no mark-up.
+# Markdown, as GitHub and GitLab read it. Text from a log or a file is in code spans, which have no mark-up.
 
 _TICKS: Final = re.compile("`+")
 

@@ -43,9 +43,9 @@ class _Side:
 
     def in_words(self, match: Match | None) -> str:
         """Who may pass."""
-        told = _in_words(match, self.access(match))
+        text = _in_words(match, self.access(match))
         observed = self._grants.observed(match)
-        return f"everyone, {observed}" if observed else told
+        return f"everyone, {observed}" if observed else text
 
 
 @dataclass(slots=True)
@@ -136,7 +136,7 @@ def _in_words(match: Match | None, access: Access) -> str:
     return "; or ".join(filter(None, (text, passing)))
 
 
-# How a request is treated that passes.
+# How allowed requests are treated.
 
 
 def _treatment(old: Config, new: Config, before: Route, after: Route) -> Iterator[Detail]:
@@ -251,7 +251,7 @@ def examples(old: Sequence[Route], new: Sequence[Route]) -> Iterator[Example]:
 
 
 def methods(old: Sequence[Route], new: Sequence[Route]) -> tuple[str, ...]:
-    """The methods that the routes name, and last one that stands for all others."""
+    """The methods that the routes name, and at the end one that represents all others."""
     named = {method for route in (*old, *new) for method in route.methods} - {EVERY} - NEVER_ROUTED
     others = sorted(KNOWN_METHODS - NEVER_ROUTED - named)
     return (*sorted(named), *others[-1:])

@@ -1,6 +1,6 @@
 """Finds changes outside of routes: scopes, quotas, plans, identity headers, upstreams, and how keys are presented.
 
-Values are shown if they say who may do what. For all other options only the name is shown, because some hold secrets.
+Values are shown if they say who may do what. For all other options only the name is shown: some contain secrets.
 """
 
 import os
@@ -137,7 +137,7 @@ class Sections:
         yield from self._named((), {"upstream": old[None]}, {"upstream": new[None]}, _of_upstream)
         yield from self._named(("upstreams",), self._old.upstreams, self._new.upstreams, _of_upstream)
 
-    # What decides which credentials are found at all, and how a path is read.
+    # Options that decide which credentials are found, and how a path is read.
 
     def _keys(self) -> Iterator[Change]:
         old, new = self._old.keys, self._new.keys
@@ -204,7 +204,7 @@ _OF_KEYS: Final[tuple[tuple[str, str, object], ...]] = (
     ("length", "length", None),
     ("checksum", "checksum_length", None),
 )
-"""Option, field, and the value of it that refuses more."""
+"""Option, field, and the stricter value."""
 _FORM: Final = frozenset({"length", "checksum_length"})
 """Keys that do not have this form are not looked up."""
 _COMPARED_KEYS: Final = frozenset(
@@ -239,9 +239,14 @@ def _differing(before: object, after: object) -> list[str]:
 
 
 def _of_quota(quota: Quota) -> Mapping[str, str]:
-    told: dict[str, object] = {"limit": quota.limit, "per": quota.period, "window": quota.window, "burst": quota.burst}
-    told |= {"mode": quota.mode, "by": tuple(subject.value for subject in quota.by), "only": quota.only}
-    return {name: shown(value) for name, value in told.items() if value is not None}
+    entries: dict[str, object] = {
+        "limit": quota.limit,
+        "per": quota.period,
+        "window": quota.window,
+        "burst": quota.burst,
+    }
+    entries |= {"mode": quota.mode, "by": tuple(subject.value for subject in quota.by), "only": quota.only}
+    return {name: shown(value) for name, value in entries.items() if value is not None}
 
 
 def _of_scope(scope: tuple[frozenset[str], str | None]) -> Mapping[str, str]:
@@ -255,11 +260,11 @@ def _of_plan(plan: Mapping[str, int | None]) -> Mapping[str, str]:
 
 def _of_upstream(settings: UpstreamSettings) -> Mapping[str, str]:
     url = settings.url
-    told = {"url": f"{'https' if url.tls else 'http'}://{url.address}"}
+    entries = {"url": f"{'https' if url.tls else 'http'}://{url.address}"}
     values = {name: getattr(settings, name) for name in settings.__struct_fields__ if name not in ("url", "tls")}
     if settings.tls is not None:
         values |= {f"tls.{name}": getattr(settings.tls, name) for name in settings.tls.__struct_fields__}
-    return told | {name: shown(value) for name, value in values.items()}
+    return entries | {name: shown(value) for name, value in values.items()}
 
 
 def _places(sources: tuple[Source, ...]) -> frozenset[str]:

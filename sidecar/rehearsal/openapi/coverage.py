@@ -47,16 +47,18 @@ class Finding:
         return str(Problem(file=self.place.file, line=line, column=column, path="", message=message))
 
 
-def compare(description: Description, config: Config, *, tell: Callable[[int], None] = lambda _: None) -> list[Finding]:
+def compare(
+    description: Description, config: Config, *, progress: Callable[[int], None] = lambda _: None
+) -> list[Finding]:
     """Yields findings in the order of the document, then routes that match no operation, in the order of the
     configuration.
 
-    tell: called with the number of operations so far.
+    progress: called with the number of operations so far.
     """
     endpoints = endpoints_of(description.operations)
     comparison = _Comparison(config, ScopeNames(description.scopes), endpoints)
     for number, endpoint in enumerate(endpoints):
-        tell(number)
+        progress(number)
         comparison.add(endpoint)
     found = [*comparison.found, *_remarks(description, endpoints), *comparison.ambiguous(endpoints)]
     if endpoints and not comparison.met:
@@ -69,7 +71,7 @@ def compare(description: Description, config: Config, *, tell: Callable[[int], N
 class _Comparison:
     def __init__(self, config: Config, names: ScopeNames, endpoints: Sequence[Endpoint]) -> None:
         self.config = config
-        # Names of scopes go by the order in which they are asked for, and so in that of the draft.
+        # Names of scopes depend on the order in which they are requested: use that of the draft.
         self.requirements = {id(endpoint): endpoint.requirement(names) for endpoint in endpoints}
         self.endpoints = endpoints
         self.table: RouteTable = route_table(config)
@@ -77,7 +79,7 @@ class _Comparison:
         self.met: dict[int, Route] = {}
         """Routes that match an operation, by identity."""
         self.unknown: set[str] = set()
-        """Scopes that were reported already."""
+        """Scopes that were already reported."""
 
     def add(self, endpoint: Endpoint) -> None:
         routes: dict[int, Route] = {}
@@ -101,7 +103,7 @@ class _Comparison:
         pattern = parse_pattern(route.pattern)
         if pattern.shape == endpoint.pattern.shape or not pattern.within(endpoint.pattern):
             return False
-        # A route for GET takes HEAD, too.
+        # A route for GET also matches HEAD.
         methods = {"HEAD", "GET"} if endpoint.method == "HEAD" else {endpoint.method}
         others = [each for each in self.endpoints if each.method in methods and pattern.within(each.pattern)]
         opened = any(self.requirements[id(each)].public for each in others)
@@ -144,9 +146,9 @@ class _Comparison:
         requirement = self.requirements[id(endpoint)]
         operation = said[0]
         where = f"`{route.name}` ({route.where})"
-        told = self.disagreement(requirement, route.policy, operation, where)
-        if told:
-            message = f"`{_shown(operation)}`: {told}"
+        difference = self.disagreement(requirement, route.policy, operation, where)
+        if difference:
+            message = f"`{_shown(operation)}`: {difference}"
             yield Finding(
                 kind="security", message=message, place=operation.place, operation=operation.name, route=route
             )
@@ -179,11 +181,11 @@ class _Comparison:
         expand = self.config.catalogue.expand
         for granted in _grants(wanted.policy):
             if missing := missing_scopes(policy, expand(granted)):
-                return f"{_told(granted)} is enough for the document, but {where} requires {_told(missing)}"
+                return f"{_listed(granted)} is enough for the document, but {where} requires {_listed(missing)}"
         for granted in _grants(policy):
             if missing := missing_scopes(wanted.policy, expand(granted)):
-                held = _told(granted) if granted else "no scope at all"
-                return f"the document requires {_told(missing)}, but for {where} {held} is enough"
+                held = _listed(granted) if granted else "no scope at all"
+                return f"the document requires {_listed(missing)}, but for {where} {held} is enough"
         return ""
 
     # Overlaps, and routes of no operation.
@@ -206,7 +208,7 @@ class _Comparison:
         own = [self.route(each.method, next(_samples(each.pattern))) for each in (one, other)]
         if route is None or (own[0] is route and own[1] is route):
             return None
-        # Whoever wrote a route for less than both operations has thought of it.
+        # A route for less than both operations shows that its author considered the overlap.
         pattern = parse_pattern(route.pattern)
         return route if any(each.pattern.within(pattern) for each in (one, other)) else None
 
@@ -229,7 +231,7 @@ class _Comparison:
 
 
 def _samples(pattern: Pattern) -> Iterator[str]:
-    """Sample paths of a pattern, made of segments that nobody writes."""
+    """Sample paths of a pattern, made of segments that no pattern names."""
     stem = pattern.example(_ANYTHING)
     for tail in ((_ANYTHING,), (_ANYTHING, _ANYTHING)) if pattern.rest else ((),):
         yield "/" + "/".join((*stem, *tail))
@@ -250,7 +252,7 @@ def _grants(policy: Policy) -> Iterator[frozenset[str]]:
         yield policy.all_scopes | ({scope} if scope else set())
 
 
-def _told(scopes: Iterable[str]) -> str:
+def _listed(scopes: Iterable[str]) -> str:
     return " and ".join(f"'{scope}'" for scope in sorted(scopes))
 
 
@@ -273,8 +275,8 @@ def _remarks(description: Description, endpoints: Sequence[Endpoint]) -> Iterato
     for endpoint in endpoints:
         operation, *others = endpoint.operations
         if others:
-            told = ", ".join(f"`{_shown(each)}` (line {each.place.line})" for each in others[:_MOST_LISTED])
-            message = f"`{_shown(operation)}` is one path to a router with {told}"
+            listed = ", ".join(f"`{_shown(each)}` (line {each.place.line})" for each in others[:_MOST_LISTED])
+            message = f"`{_shown(operation)}` is one path to a router with {listed}"
             yield Finding(kind="remark", message=message, place=operation.place, operation=operation.name)
         for remark in operation.remarks:
             message = f"`{_shown(operation)}`: {remark}"

@@ -68,7 +68,7 @@ _CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
 """A set of characters in a regular expression."""
 
 
-Tell = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,26 +101,28 @@ class Description:
         return found
 
 
-def _tell_nobody(_count: int) -> None:
+def _no_progress(_count: int) -> None:
     pass
 
 
-def read_description(path: str, base_path: str | None = None, *, tell: Tell = _tell_nobody) -> Description:
+def read_description(path: str, base_path: str | None = None, *, progress: Progress = _no_progress) -> Description:
     """Reads the document at `path`. Raises ConfigError with every problem. Blocks: it reads the file.
 
-    base_path: prefix of all paths, in place of the one from the document's servers. tell: called with the number of
+    base_path: prefix of all paths, in place of the one from the document's servers. progress: called with the number of
     operations so far.
     """
-    return description_of(read_file(path, most=MOST_BYTES), path, base_path, tell=tell)
+    return description_of(read_file(path, most=MOST_BYTES), path, base_path, progress=progress)
 
 
-def description_of(data: bytes, file: str, base_path: str | None = None, *, tell: Tell = _tell_nobody) -> Description:
+def description_of(
+    data: bytes, file: str, base_path: str | None = None, *, progress: Progress = _no_progress
+) -> Description:
     """As `read_description`, for text that was already read."""
     root = read_outline(data, file, _DOCUMENT)
     if not isinstance(root, Entries):
         raise unreadable(root.place, "is not an OpenAPI document: it must be a mapping with `openapi` and `paths`")
     tree = Tree(root)
-    description = _Reader(tree, file, base_path, tell).description()
+    description = _Reader(tree, file, base_path, progress).description()
     if tree.problems:
         raise ConfigError(sorted(dict.fromkeys(tree.problems), key=lambda problem: (problem.line, problem.column)))
     return description
@@ -141,7 +143,7 @@ class _Reader:
     tree: Tree
     file: str
     base_path: str | None
-    tell: Tell
+    progress: Progress
     operations: list[Operation] = field(default_factory=list)
     defined: set[str] = field(default_factory=set)
     """Names of security schemes."""
@@ -160,7 +162,7 @@ class _Reader:
                 self._item(key, item, context)
         if not self.operations and not self.tree.problems:
             self.tree.problem(self.tree.root.place, "describes no operation: its `paths` are missing or empty")
-        self.tree.tell_strangers()
+        self.tree.remark_external()
         return Description(
             file=self.file,
             title=text_in(field_of(self.tree.mapping(field_of(top, "info"), "`info`"), "title")),
@@ -199,8 +201,8 @@ class _Reader:
             for key, text in self.tree.mapping(field_of(fields_of_flow, "scopes"), "`scopes`").values():
                 if not key.text.startswith("x-"):
                     scopes.setdefault(key.text, text_in(text))
-        told = {"apiKey": f"apiKey in {where} {called}", "http": f"http {text_in(field_of(fields, 'scheme'))}"}
-        return Scheme(name=name, kind=told.get(kind, kind), scopes=scopes)
+        kinds = {"apiKey": f"apiKey in {where} {called}", "http": f"http {text_in(field_of(fields, 'scheme'))}"}
+        return Scheme(name=name, kind=kinds.get(kind, kind), scopes=scopes)
 
     def _security(self, node: Node | None) -> tuple[tuple[frozenset[str], ...] | None, bool]:
         """The alternatives, and whether callers without credentials are allowed: by one of them, or because there is
@@ -295,7 +297,7 @@ class _Reader:
         fields = NONE if found is None else self.tree.mapping(found, name)
         own = field_of(fields, "security")
         security, public = self._security(outer.security if own is None or is_null(own) else own)
-        # Where the operation is in another file, what it says of its security is not known.
+        # If the operation is in another file, its security is unknown.
         if found is None:
             security, public = None, False
         tags = [text for text in map(text_in, self.tree.items(field_of(fields, "tags"), "`tags`")) if text]
@@ -319,7 +321,7 @@ class _Reader:
     def _add(self, operation: Operation) -> None:
         if len(self.operations) < _MOST_OPERATIONS:
             self.operations.append(operation)
-            self.tell(len(self.operations))
+            self.progress(len(self.operations))
         elif not self.tree.problems:
             self.tree.problem(operation.place, f"has more than {_MOST_OPERATIONS:,} operations")
 

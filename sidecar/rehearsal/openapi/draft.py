@@ -20,7 +20,7 @@ from sidecar.core.routing import overlaps
 from sidecar.core.units import counted
 from sidecar.rehearsal.openapi.description import Description
 from sidecar.rehearsal.openapi.requirements import Endpoint, Requirement, ScopeNames, endpoints_of, strictest
-from sidecar.rehearsal.openapi.tree import told
+from sidecar.rehearsal.openapi.tree import problem_at
 
 _MOST_ROUTES = 10_000
 _MOST_ROUNDS = 100
@@ -32,7 +32,7 @@ _WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 """Words that YAML 1.1 does not read as text."""
 _LONGEST_DESCRIPTION = 200
 _LONGEST_KEY = 1_000
-"""YAML takes no simple key of over 1,024 characters (1.2, section 7.4.2)."""
+"""YAML allows no simple key of over 1,024 characters (1.2, section 7.4.2)."""
 _SETTINGS = """\
 listen: 127.0.0.1:8080
 upstream: http://127.0.0.1:8000    # the service that the document describes
@@ -89,7 +89,7 @@ def draft(description: Description, *, routes_only: bool = False) -> Draft:
 
 
 def _too_large(description: Description, size: str) -> ConfigError:
-    return ConfigError([told(Place(description.file), f"needs more than a configuration can hold: {size}")])
+    return ConfigError([problem_at(Place(description.file), f"needs more than a configuration can hold: {size}")])
 
 
 def _scopes_of(requirement: Requirement) -> frozenset[str]:
@@ -108,7 +108,7 @@ def _routes(endpoints: Sequence[Endpoint], names: ScopeNames, *, silent: bool) -
     found = [(endpoint, endpoint.requirement(names)) for endpoint in endpoints]
     read = {endpoint.pattern.shape: made.demands for endpoint, made in found if endpoint.method == "GET"}
     for endpoint, requirement in found:
-        # A route for GET takes HEAD, too.
+        # A route for GET also matches HEAD.
         if endpoint.method == "HEAD" and read.get(endpoint.pattern.shape) == requirement.demands:
             continue
         yield DraftedRoute(
@@ -122,8 +122,8 @@ def _routes(endpoints: Sequence[Endpoint], names: ScopeNames, *, silent: bool) -
 def _remarks(endpoint: Endpoint, requirement: Requirement, *, silent: bool) -> Iterator[str]:
     operations = endpoint.operations
     if len(operations) > 1:
-        told = ", ".join(f"`{operation.name}`" for operation in operations)
-        yield f"One route to a router: {told}"
+        names = ", ".join(f"`{operation.name}`" for operation in operations)
+        yield f"One route to a router: {names}"
     yield from dict.fromkeys(remark for operation in operations for remark in operation.remarks)
     yield from requirement.remarks
     if not silent and all(operation.security is None for operation in operations):
@@ -162,9 +162,9 @@ def _heads(endpoints: Sequence[Endpoint], routes: Sequence[DraftedRoute]) -> Ite
 
 def _shared(name: str, routes: Sequence[DraftedRoute]) -> DraftedRoute:
     """A route for requests that match the operations of several routes."""
-    told = " and ".join(f"`{each.name}`" for each in routes)
+    names = " and ".join(f"`{each.name}`" for each in routes)
     return DraftedRoute(
-        name=name, requirement=strictest([each.requirement for each in routes]), above=(f"Both {told}",)
+        name=name, requirement=strictest([each.requirement for each in routes]), above=(f"Both {names}",)
     )
 
 
@@ -237,7 +237,7 @@ def _lines(each: DraftedRoute) -> Iterator[str]:
 def route_text(name: str, requirement: Requirement) -> str:
     """A route as an item of `routes`, in one line.
 
-    One whose name is too long for a key is a group of itself: its path is a value, in which `${` would be a variable.
+    A route whose name is too long for a key becomes a group: its path is a value, in which `${` would be a variable.
     """
     options = f"{{{_policy_text(requirement)}}}"
     if len(name) <= _LONGEST_KEY:

@@ -140,8 +140,8 @@ def _of_alternatives(alternatives: Sequence[frozenset[str]]) -> Requirement:
     others = {each - common for each in fewest}
     if len(others) == 1 or all(len(each) == 1 for each in others):
         return _simplest(frozenset().union(*others), common)
-    told = " or ".join(sorted("+".join(sorted(each)) for each in fewest))
-    remark = f"the document takes {told}, which a route cannot express: it requires all of them"
+    listed = " or ".join(sorted("+".join(sorted(each)) for each in fewest))
+    remark = f"the document takes {listed}, which a route cannot express: it requires all of them"
     return Requirement(all_scopes=frozenset().union(*fewest), remarks=(remark,))
 
 
@@ -163,7 +163,7 @@ def strictest(requirements: Sequence[Requirement]) -> Requirement:
     narrowest = frozenset.intersection(*choices) if choices else frozenset[str]()
     every = frozenset().union(*(each.all_scopes for each in closed))
     if choices and narrowest not in choices:
-        # Two different choices have to be made, and a route offers one: so all of both.
+        # Two different choices are needed, but a route offers one: so require all scopes of both.
         narrowest, every = frozenset(), every | frozenset().union(*choices)
     remarks = tuple(dict.fromkeys(remark for each in closed for remark in each.remarks))
     made = _simplest(frozenset() if narrowest & every else narrowest, every)

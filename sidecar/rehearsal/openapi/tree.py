@@ -25,14 +25,14 @@ class Tree:
         self.root = root
         self.problems: list[Problem] = []
         self.remarks: list[Problem] = []
-        self._strangers: list[Problem] = []
+        self._external: list[Problem] = []
         self._known: dict[int, Fields] = {}
 
     def problem(self, place: Place, message: str) -> None:
-        self.problems.append(told(place, message))
+        self.problems.append(problem_at(place, message))
 
     def remark(self, place: Place, message: str) -> None:
-        self.remarks.append(told(place, message))
+        self.remarks.append(problem_at(place, message))
 
     def mapping(self, node: Node | None, what: str) -> Fields:
         """Returns no entries if the mapping is left out or empty. Anything but a mapping is a problem."""
@@ -83,12 +83,12 @@ class Tree:
         if text.startswith("#"):
             self.remark(reference.place, f"{what}: `{short(text)}` is not in the document")
         else:
-            self._strangers.append(told(reference.place, f"the reference `{short(text)}`"))
+            self._external.append(problem_at(reference.place, f"the reference `{short(text)}`"))
 
-    def tell_strangers(self) -> None:
+    def remark_external(self) -> None:
         """One remark on all references to other files: a document of many files has hundreds."""
-        if self._strangers:
-            first, number = self._strangers[0], len(self._strangers)
+        if self._external:
+            first, number = self._external[0], len(self._external)
             others = "" if number == 1 else f", and {counted(number - 1, 'other')}"
             message = f"{first.message}{others}: other files are not read; bundle the document into one"
             self.remarks.append(replace(first, message=message))
@@ -109,7 +109,7 @@ class Tree:
         return node
 
 
-def told(place: Place, message: str) -> Problem:
+def problem_at(place: Place, message: str) -> Problem:
     """What may be a key, as in an example, is shortened."""
     return Problem(file=place.file, line=place.line, column=place.column, path="", message=without_keys(message))
 

@@ -1,1 +1,1 @@
-"""Tables of requests and keys, with what the configuration is to do with them: `sidecar test`."""
+"""Tables of requests and keys with their expected outcome under a configuration: `sidecar test`."""

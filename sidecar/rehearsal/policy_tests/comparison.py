@@ -58,8 +58,8 @@ def _differences(judge: Judge, outcome: Outcome) -> Iterator[Difference]:
     expect = outcome.case.expect
     if (wanted := expect.decision) is not None and not _is_decision(wanted, outcome):
         observed = outcome.observed
-        told = "" if observed is None else f", though it would deny: {observed.reason}"
-        yield Difference("decision", wanted, f"{outcome.word}{told}")
+        suffix = "" if observed is None else f", though it would deny: {observed.reason}"
+        yield Difference("decision", wanted, f"{outcome.word}{suffix}")
     if expect.would_deny is not None and expect.would_deny != (would_deny := _would_deny(outcome)):
         yield Difference("would deny", expect.would_deny, would_deny)
     if expect.status is not None or expect.response is not None:

@@ -15,7 +15,7 @@ from sidecar.core.errors import Reason
 from sidecar.core.units import DURATION_PATTERN, microseconds, parse_duration
 from sidecar.gate.observation import OBSERVABLE
 
-# Words: a request in one line, and what is expected of it in one word.
+# A request in one line, and its expectation in one word.
 
 ALLOW, DENY = "allow", "deny"
 NONE, UNKNOWN, MISTYPED, CUT = "none", "unknown", "mistyped", "cut"
@@ -189,7 +189,7 @@ class ExpectEntry(Entry, frozen=True, kw_only=True):
 
     decision: Decision | None = left_out()
     would_deny: WouldDeny | None = left_out()
-    """The refusal that is only observed (`mode: observe`), so that the request goes on; `none` if there is none."""
+    """The refusal that is only observed (`mode: observe`), so the request is forwarded; `none` if there is none."""
     status: Status | None = left_out()
     route: str | None = left_out()
     """As in the configuration; `none` if no route matches."""
@@ -230,7 +230,7 @@ class CaseEntry(Entry, frozen=True, kw_only=True):
     name: str | None = left_out()
     key: str | KeyEntry | None = left_out()
     headers: HeaderValues = field(default_factory=dict)
-    """`{key}` in them, or in the target, is the key's text, which then stands nowhere else."""
+    """`{key}` in them, or in the target, is the key's text, which is then in no other place."""
     peer: str | None = left_out()
     """Address of the client's socket."""
     times: Annotated[int, Meta(ge=1, le=_MOST_TIMES)] = 1
@@ -294,7 +294,7 @@ class Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     config: str | None = left_out()
     """The configuration, from the folder of this file."""
     variables: Mapping[str, HeaderText] = field(default_factory=dict)
-    """Of the environment, for `${VAR}` in the configuration."""
+    """Environment variables, for `${VAR}` in the configuration."""
     now: Moment = default(NOW, parse_moment(NOW))
     """The time at which the tests take place."""
     defaults: DefaultsEntry = DefaultsEntry()

@@ -16,7 +16,7 @@ from sidecar.rehearsal.policy_tests.keys import KnownKeys
 from sidecar.rehearsal.policy_tests.suite import Case, Suite
 
 REQUEST_ID: Final = "0" * 32
-"""The request id of each request that has none."""
+"""The request id of requests without one."""
 T = TypeVar("T")
 
 
@@ -44,7 +44,7 @@ class Outcome(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def observed(self) -> WouldDeny | None:
-        """The refusal that is only observed, so that the request goes on."""
+        """The refusal that is only observed, so that the request is forwarded."""
         return self.decision.would_deny if isinstance(self.decision, Allow) else None
 
 
@@ -144,7 +144,7 @@ class Judge:
 
 
 class _Clock:
-    """A clock that stands still until it is set. Microseconds."""
+    """A clock that only changes when it is set. Microseconds."""
 
     def __init__(self, now: int) -> None:
         self._now = now
@@ -204,7 +204,7 @@ class _Counts:
         return await self._limiter.peek(buckets, now)
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> None:
-        """It is always waited for."""
+        """None: it always has to wait."""
 
     peek_now = take_now
 

@@ -30,7 +30,7 @@ class Result(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Of the case, often its request line: a key that was pasted there is shortened, as in every error."""
+        """The case's name, often its request line: a key that was pasted there is shortened, as in every error."""
         return without_keys(self.case.name)
 
     @property

@@ -1,4 +1,4 @@
-"""A file of policy tests with every name resolved: cases that a judge can take one by one."""
+"""A file of policy tests with every name resolved: cases that a judge can run one by one."""
 
 import os
 import re
@@ -35,7 +35,7 @@ from sidecar.rehearsal.policy_tests.document import expect_of as expectation_of
 from sidecar.rehearsal.policy_tests.keys import KeyMaker, MadeKey
 
 KEY_TEXT: Final = "{key}"
-"""Stands for the text of the key, in a target or a header."""
+"""The placeholder for the key's text, in a target or a header."""
 DEFAULT_UPSTREAM: Final = "default"
 _QUOTED: Final = re.compile("'[^']*'|\"[^\"]*\"")
 _CLIENT: Final = "203.0.113.1"
@@ -167,7 +167,7 @@ class _Resolver:
         return made
 
     def _shortened(self, quoted: re.Match[str]) -> str:
-        """Only the beginning of a name that nobody has: it may be a secret that was pasted into the wrong place."""
+        """Only the beginning of an unknown name: it may be a secret that was pasted into the wrong place."""
         name, config = quoted[0][1:-1], self._config
         known = (config.catalogue.scopes, config.plans, config.quotas, config.keys.environments)
         return quoted[0] if any(name in names for names in known) else repr(beginning(name))

@@ -1,1 +1,1 @@
-"""What keys could do without, by what is recorded of their use: `sidecar suggest`."""
+"""Which rights keys do not need, judging by their recorded use: `sidecar suggest`."""

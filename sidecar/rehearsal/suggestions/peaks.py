@@ -1,4 +1,4 @@
-"""How much of its quotas a key has used at most at a time. Pure."""
+"""The peak use of quotas by a key. Pure."""
 
 from functools import lru_cache
 
@@ -12,35 +12,35 @@ _HOUR, _DAY = 3_600, 86_400
 
 
 class Peak(Struct):
-    """Of one quota. Times and periods in seconds."""
+    """The peak use of one quota. Times and periods in seconds."""
 
     limit: int | None
     """None is unlimited."""
     most: int = 0
-    """No period held more than this; it may have been less."""
+    """An upper bound of the use in any period."""
     _start: int = 0
     _count: int = 0
     _before: int = 0
 
     def add_total(self, charge: Charge, total: UsageTotal) -> None:
-        """Count what a route took at most: routes may have had their peaks at different times."""
+        """Add the peak of a route: routes may have had their peaks at different times."""
         self.most += charge.cost * _most_in_period(charge.quota, total)
 
     def add(self, charge: Charge, at: float) -> None:
-        """Count a request at `at` (Unix seconds). One that comes late, out of the order of time, counts as now."""
+        """Count a request at `at` (Unix seconds). One that is out of order in time counts as the latest."""
         start, length = _window(charge.quota, at)
         if start > self._start:
             self._before = self._count if start - self._start <= length else 0
             self._start, self._count = start, 0
         self._count += charge.cost
-        # A window that slides, or a bucket that refills meanwhile, spans two of the clock's at most.
+        # A sliding window, or a bucket that refills meanwhile, spans at most two clock windows.
         held = self._count if charge.quota.window is Window.FIXED else self._count + self._before
         if held > self.most:
             self.most = held
 
 
 def own_charges(route: Route) -> tuple[Charge, ...]:
-    """The quotas that a request with a key takes from, and that are counted by key alone."""
+    """The quotas that a request with a key takes from and that are counted only by key."""
     return tuple(
         charge
         for charge in route.policy.charges
@@ -49,7 +49,7 @@ def own_charges(route: Route) -> tuple[Charge, ...]:
 
 
 def peak_of(peaks: dict[str, Peak], quota: Quota, key: ApiKey, plans: Plans) -> Peak:
-    """That of the key; a new one is added to `peaks`."""
+    """The key's peak; a new one is added to `peaks`."""
     found = peaks.get(quota.name)
     if found is None:
         found = peaks[quota.name] = Peak(limit=limit_of(quota, key, plans))
@@ -57,7 +57,7 @@ def peak_of(peaks: dict[str, Peak], quota: Quota, key: ApiKey, plans: Plans) -> 
 
 
 def _window(quota: Quota, at: float) -> tuple[int, int]:
-    """First second of the clock's window at this time, and its length."""
+    """First second of the clock window at this time, and its length."""
     if quota.period == "month":
         return _month(int(at) // _DAY, quota)
     start, end = window_at(quota, at)
@@ -71,7 +71,7 @@ def _month(day: int, quota: Quota) -> tuple[int, int]:
 
 
 def _most_in_period(quota: Quota, total: UsageTotal) -> int:
-    """What is certainly not less than the requests of any one period."""
+    """An upper bound of the requests in any one period."""
     period = period_seconds(quota)
     aligned = quota.window is Window.FIXED
     if period <= _HOUR:

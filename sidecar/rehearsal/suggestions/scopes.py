@@ -1,4 +1,4 @@
-"""The smallest set of scopes that some policies need, out of what a key holds. Pure."""
+"""The smallest set of scopes that some policies need, out of the scopes of a key. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,16 +10,16 @@ from sidecar.core.model import Policy
 from sidecar.core.policy import Catalogue, missing_scopes
 
 MOST_STEPS: Final = 2_000
-"""Sets that are looked at for one key before the best so far has to do. Few keys need more than ten."""
+"""Most sets that are tried for one key before the best so far is used. Few keys need more than ten."""
 _REMEMBERED: Final = 16_384
-"""Most keys share a few pairs of held scopes and needs."""
+"""Results that are cached: most keys share a few pairs of granted scopes and needs."""
 
 Needs = frozenset[tuple[frozenset[str], frozenset[str]]]
-"""Pairs of `any_scopes` and `all_scopes`, each of a policy that has to let the key pass."""
+"""Pairs of `any_scopes` and `all_scopes`, one for each policy that must let the key pass."""
 
 
 def needs_of(policies: Iterable[Policy]) -> Needs:
-    """What the policies want of a key's scopes; those that want none are left out."""
+    """The scopes that the policies require; policies that require none are left out."""
     return frozenset(
         (policy.any_scopes, policy.all_scopes)
         for policy in policies
@@ -29,21 +29,21 @@ def needs_of(policies: Iterable[Policy]) -> Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallestSet:
-    """What a key needs: `names` to grant, and what they amount to."""
+    """What a key needs: `names` to grant, and the scopes that they include."""
 
     names: tuple[str, ...]
     scopes: frozenset[str]
     exact: bool
-    """Whether no set is smaller. Otherwise each has at least `at_least` scopes, and one might be found."""
+    """Whether no smaller set exists. Otherwise one might, with at least `at_least` scopes."""
     at_least: int
 
 
 class ScopeSets:
     """Finds the smallest sets under one catalogue.
 
-    The size of a set is the number of scopes that it amounts to, since a scope that includes ten others is as wide as
-    all of them. Of several smallest ones that which opens the fewest of `routes` is taken, then that with the fewest
-    names, with the most names that the key holds already, and by the alphabet.
+    The size of a set is the number of scopes that it includes, since a scope that includes ten others is as wide as all
+    of them. Ties are broken by the fewest opened `routes`, then the fewest names, then the most names that the key
+    already has, then the alphabet.
     """
 
     def __init__(self, catalogue: Catalogue, routes: Iterable[Policy], *, most_steps: int = MOST_STEPS) -> None:
@@ -55,15 +55,15 @@ class ScopeSets:
         self._smallest = lru_cache(maxsize=_REMEMBERED)(self._find)
 
     def expand(self, held: Sequence[str]) -> frozenset[str]:
-        """As Catalogue.expand, remembered."""
+        """As Catalogue.expand, cached."""
         return self._expand(tuple(held))
 
     def smallest(self, held: Sequence[str], needs: Needs) -> SmallestSet | None:
-        """The smallest set for `needs` out of what `held` amounts to; None where that is not enough."""
+        """The smallest set for `needs` out of the scopes that `held` includes; None if they are not enough."""
         return self._smallest(frozenset(held), self.expand(held), needs)
 
     def used(self, held: Sequence[str], scopes: frozenset[str]) -> tuple[str, ...]:
-        """The names of `held` that give `scopes`: for each of these the one that amounts to the least."""
+        """The names of `held` that include `scopes`: for each of these the narrowest one."""
         giving = (
             min((len(self.expand((name,))), name) for name in held if scope in self.expand((name,))) for scope in scopes
         )
@@ -91,7 +91,7 @@ class ScopeSets:
         return self._opened(scopes), len(names), sum(name not in held for name in names), names
 
     def _names(self, scopes: frozenset[str], held: frozenset[str]) -> tuple[str, ...]:
-        """The fewest names that amount to the closed set `scopes`."""
+        """The fewest names that include exactly the closed set `scopes`."""
         found: list[str] = []
         for name in sorted(scopes, key=lambda name: (-len(self._closure[name]), name not in held, name)):
             if not any(name in self._closure[wider] for wider in found):
@@ -103,7 +103,7 @@ class ScopeSets:
 
 
 def _undominated(choices: Iterable[frozenset[str]]) -> tuple[frozenset[str], ...]:
-    """Without choices that another one, with fewer options, decides as well; the narrowest first."""
+    """The choices without those that another one with fewer options implies; the narrowest first."""
     found: list[frozenset[str]] = []
     for choice in sorted(set(choices), key=lambda choice: (len(choice), sorted(choice))):
         if not any(narrower <= choice for narrower in found):
@@ -112,7 +112,7 @@ def _undominated(choices: Iterable[frozenset[str]]) -> tuple[frozenset[str], ...
 
 
 def _disjoint(choices: Iterable[frozenset[str]]) -> int:
-    """How many of the choices have no option in common: each of these needs a scope of its own."""
+    """How many of the choices have no option in common: each of these needs its own scope."""
     taken: set[str] = set()
     count = 0
     for choice in choices:
@@ -124,14 +124,14 @@ def _disjoint(choices: Iterable[frozenset[str]]) -> int:
 
 @dataclass(slots=True)
 class _Search:
-    """Branches over the options of one choice at a time, and gives up what is larger than the best so far.
+    """Branches over the options of one choice at a time, and abandons sets that are larger than the best so far.
 
-    The smallest set holds an option of each choice with all that it includes, so that some branch leads to it.
+    The smallest set contains an option of each choice with all its inclusions, so some branch leads to it.
     """
 
     closure: Mapping[str, frozenset[str]]
     rank: Callable[[frozenset[str]], tuple[object, ...]]
-    """Of sets of one size: the smallest is the best."""
+    """The rank among sets of one size: the smallest is the best."""
     steps_left: int
     complete: bool = True
     _best: frozenset[str] = field(default=frozenset())
@@ -142,7 +142,7 @@ class _Search:
         return self._best
 
     def _greedy(self, scopes: frozenset[str], choices: Sequence[frozenset[str]]) -> frozenset[str]:
-        """Takes again and again what stands in the most choices for each scope that it adds."""
+        """Repeatedly takes the option that satisfies the most choices per added scope."""
         while choices:
             number = Counter(option for choice in choices for option in choice)
             scopes |= self.closure[max(sorted(number), key=lambda option: self._worth(option, scopes, number))]

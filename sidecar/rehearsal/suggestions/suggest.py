@@ -1,4 +1,4 @@
-"""What keys could do without: from their recorded use to suggestions. Pure."""
+"""Which rights keys do not need: from recorded use to suggestions. Pure."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +17,11 @@ from sidecar.rehearsal.suggestions.scopes import MOST_STEPS, ScopeSets, Smallest
 from sidecar.rehearsal.suggestions.use import KeyUse, Use, passes, policies_of
 
 FEWEST_REQUESTS: Final = 20
-"""With fewer requests on record, what a key has not done so far says little."""
+"""With fewer requests on record, it means little that a key did not use something."""
 FAR_ABOVE: Final = 0.1
-"""A quota of which a key never used more than this share is far above its use."""
+"""A quota is far above a key's use if the key never used more than this share."""
 OFTEN_HIT: Final = 0.1
-"""A quota that refuses this share of the requests of a key is hit all the time."""
+"""A quota is hit often if it refuses this share of a key's requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Record:
     since: int
     until: int
     complete: bool = True
-    """Whether what is not on record has not happened: not so of a sample."""
+    """Whether the record is complete, which a sample is not."""
     with_public: bool = True
     """Whether requests without a key are on record."""
     with_last_use: bool = True
@@ -40,36 +40,36 @@ class Record:
 
 
 Verdict = Literal["narrow", "fits", "too_early", "unused", "undecided"]
-"""A smaller set of scopes would do; none would; there is too little on record; the key was not used; it cannot be told.
+"""A smaller set of scopes is enough; none is; too little is on record; the key was not used; unknown.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """Requests of a key that were refused for lack of scopes. Whether it should have them is for people to say."""
+    """Requests of a key that were refused for lack of scopes. Whether it should have them is for people to decide."""
 
     route: str
     lacks: tuple[str, ...]
-    """What the route wants and the key does not hold."""
+    """What the route requires and the key lacks."""
     missing: str
-    """The same in words: whether it is all of them, or any."""
+    """The same in words: whether all of them are required, or any."""
     count: int
     observed: int = 0
-    """Those that went on all the same, because the refusal was only observed (`mode: observe`); not in `count`."""
+    """Requests that were forwarded because the refusal was only observed (`mode: observe`); not in `count`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaFit:
-    """A quota that is far above what a key uses, or that refuses it all the time."""
+    """A quota that is far above a key's use, or that refuses it often."""
 
     quota: str
     fit: Literal["far_above", "often_hit"]
     limit: int | None
-    """None where several keys share it."""
+    """None if several keys share it."""
     most: int
-    """No more than this was used in one period (far above), or so many requests were refused (often hit)."""
+    """The peak use in one period (far above), or the number of refused requests (often hit)."""
     requests: int
-    """Of the key, on routes that count the quota."""
+    """The key's requests on routes that count the quota."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,33 +79,33 @@ class KeySuggestion:
     key: ApiKey
     verdict: Verdict
     why: str
-    """Empty where the verdict says it all."""
+    """Empty if the verdict says it all."""
     requests: int
     changed: int
-    """Requests that passed then, and that the configuration in force would not let pass."""
+    """Requests that passed then, but would not pass under the current configuration."""
     holds: int = 0
-    """How many scopes those of the key amount to."""
+    """How many scopes those of the key include."""
     used: tuple[str, ...] = ()
-    """Those of its scopes that its requests needed."""
+    """The scopes of the key that its requests needed."""
     unused: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
-    """The smallest set of scopes that lets all recorded requests pass; what to grant, where the verdict is `narrow`."""
+    """The smallest set of scopes that lets all recorded requests pass; to be granted if the verdict is `narrow`."""
     smallest: bool = True
-    """Whether it is certain that no set is smaller."""
+    """Whether it is certain that no smaller set exists."""
     at_least: int = 0
-    """How many scopes each set amounts to, at least."""
+    """How many scopes every sufficient set has, at least."""
     refused: tuple[Refused, ...] = ()
     quotas: tuple[QuotaFit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleRoute:
-    """A route that let no request pass."""
+    """A route on which no request passed."""
 
     route: Route
     refused: int
     observed: int = 0
-    """That went on only because their refusal was observed."""
+    """Requests that were forwarded only because their refusal was observed."""
 
 
 class Suggestions:
@@ -119,7 +119,7 @@ class Suggestions:
         self._routes: Mapping[str, Route] = {route.name: route for route in config.routes}
 
     def of_key(self, key: ApiKey, use: KeyUse) -> KeySuggestion:
-        """What is suggested for a key. `use` was judged with the scopes that it holds now."""
+        """The suggestion for a key. `use` was judged with its current scopes."""
         needs = needs_of(policy for reading in use.readings.values() for policy in policies_of(reading))
         found = self.sets.smallest(key.scopes, needs)
         verdict, why = self._judge(key, use, found)
@@ -141,7 +141,7 @@ class Suggestions:
         )
 
     def idle_routes(self, use: Use) -> Iterator[IdleRoute]:
-        """Routes that let no request pass. Those that take requests without a key only where these are on record."""
+        """Routes on which no request passed. Routes that accept requests without a key only if these are on record."""
         for route in self._config.routes:
             if use.routes[route.name] or route.policy.deny or not self.record.complete:
                 continue
@@ -199,7 +199,7 @@ class Suggestions:
         return None
 
     def _refused(self, key: ApiKey, use: KeyUse) -> Iterator[Refused]:
-        """Those that would still be refused."""
+        """The requests that would still be refused."""
         for name in sorted({*use.lacking, *use.observed}):
             route = self._routes.get(name)
             held = self.sets.expand(key.scopes)

@@ -1,4 +1,4 @@
-"""What keys and routes were used for, told by a log or by stored counts, and judged by the present configuration."""
+"""What keys and routes were used for, from a log or stored counts, and judged by the current configuration."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -26,11 +26,11 @@ from sidecar.usage.recorder import UsageTotal, observed_reason
 _SECOND: Final = 1_000_000
 _YEAR_9999: Final = microseconds("9999-01-01")
 _BETWEEN: Final = 1_000
-"""Requests of a log between two words of progress."""
+"""Requests of a log between two reports of progress."""
 MOST_KEYS: Final = 200_000
-"""That are learnt from a log."""
+"""Most keys that are learnt from a log."""
 _KINDS: Final = 16_384
-"""Kinds of keys and requests that are remembered."""
+"""Kinds of keys and requests that are cached."""
 _NO_POLICY_PASSED: Final = frozenset(
     {
         Reason.BAD_REQUEST,
@@ -55,22 +55,24 @@ _NO_POLICY_PASSED: Final = frozenset(
         Reason.STORE_UNAVAILABLE,
     }
 )
-"""Refusals before, or by, the policy of a route. Of all others the policy had let the request pass: what was over its
-quota needs the scopes as well."""
+"""Refusals before, or by, the policy of a route. With any other reason, the policy had allowed the request.
+
+One over its quota needs the scopes as well.
+"""
 
 
 class Reading(NamedTuple):
-    """What routes a request leads to: one match for each plausible reading of its path."""
+    """The routes of a request: one match for each plausible reading of its path."""
 
     matches: tuple[Match | None, ...]
     routes: tuple[str, ...]
-    """Names of all routes that have to let it pass, the first one being that which is logged."""
+    """Names of all routes that must let it pass; the first one is the logged route."""
     bound: bool
-    """Whether the routes look at more of the key than its scopes."""
+    """Whether the routes check more about the key than its scopes."""
     route: Route | None
-    """That which is logged."""
+    """The logged route."""
     charges: tuple[Charge, ...]
-    """Of the quotas that are counted by key."""
+    """The charges of quotas that are counted by key."""
 
 
 def _reading(matches: tuple[Match | None, ...]) -> Reading:
@@ -91,7 +93,7 @@ class Router:
         self._config = config
         self._by_name = {route.name: route for route in config.routes}
         self._plain: dict[str, Reading] = {}
-        """By route, where nothing of the path is compared with the key."""
+        """By route, if no part of the path is compared with the key."""
 
     @cached_property
     def _table(self) -> RouteTable:
@@ -102,18 +104,18 @@ class Router:
         return method_rules(self._config)
 
     def named(self, name: str | None) -> Route | None:
-        """The route of this name that the configuration has."""
+        """The configuration's route of this name."""
         return None if name is None else self._by_name.get(name)
 
     def on(self, name: str | None, key: ApiKey) -> Reading | None:
-        """A request of which the route alone is known, and that belongs to the key; None for a route that is gone."""
+        """A request of the key of which only the route is known; None if the route no longer exists."""
         route = self.named(name)
         if route is None:
             return None
         return _reading((Match(route, tenant=key.tenant or EVERY, environment=key.environment or EVERY),))
 
     def read(self, method: str, path: str) -> Reading | None:
-        """A request, without its query; None where no route is asked about it."""
+        """Read a request, without its query; None if it never reaches a route."""
         try:
             self._methods.check(method)
             target = parse_target(path, "localhost")
@@ -145,14 +147,14 @@ _NOWHERE: Final = Reading(matches=(None,), routes=(), bound=False, route=None, c
 
 
 def policies_of(reading: Reading) -> Iterator[Policy]:
-    """Of every route that has to let the request pass."""
+    """The policies of all routes that must let the request pass."""
     for first in reading.matches:
         for match in _with_unslashed(first):
             yield match.route.policy
 
 
 def passes(reading: Reading, key: ApiKey, scopes: frozenset[str]) -> bool:
-    """Whether the gate's rules let the request pass with this key, if its scopes amount to `scopes`."""
+    """Whether the gate's rules let the request pass with this key, if its scopes include `scopes`."""
     try:
         authorize_all_readings(reading.matches, Principal(key=key, scopes=scopes), foreign=False)
     except Denied:
@@ -160,22 +162,22 @@ def passes(reading: Reading, key: ApiKey, scopes: frozenset[str]) -> bool:
     return True
 
 
-# What is recorded of one key, and of all.
+# The recorded use of one key, and of all keys.
 
 
 class KeyUse(Struct):
-    """What a key was used for. It takes no more room than the key has routes and quotas."""
+    """What a key was used for. Its size is bounded by the key's routes and quotas."""
 
     requests: int = 0
-    """That the policy lets pass today as well."""
+    """Requests that the policy also allows today."""
     readings: dict[tuple[str, ...], Reading] = {}
-    """Of these requests, one for all that lead to the same routes."""
+    """Of these requests, one for each set of routes."""
     changed: int = 0
-    """That passed then, and today no route would let pass."""
+    """Requests that passed then, and would not pass on any route today."""
     lacking: dict[str, int] = {}
-    """Refused for lack of a scope, by route."""
+    """Requests that were refused for lack of a scope, by route."""
     observed: dict[str, int] = {}
-    """That went on, by route, though it lacked a scope (`mode: observe`)."""
+    """Requests that were forwarded despite a missing scope (`mode: observe`), by route."""
     over_quota: dict[str, int] = {}
     """Refused for a quota that is not on record, by route."""
     used_up: dict[str, int] = {}
@@ -191,15 +193,15 @@ class _Held(NamedTuple):
 
 
 NO_USE: Final = KeyUse()
-"""Of a key that was not used; not to be written to."""
+"""The use of an unused key; must not be written to."""
 
 
 @dataclass(slots=True)
 class Use:
     """What keys and routes were used for.
 
-    Only keys that were given are counted by name, so that a log full of other ids takes no memory; unless `from_log`
-    is set, where the log is all that is known of keys, and then at most MOST_KEYS of them.
+    Only given keys are counted by name, so that a log full of other ids takes no memory. With `from_log`, the log is
+    the only source of keys, and at most MOST_KEYS are counted.
     """
 
     config: Config
@@ -210,21 +212,21 @@ class Use:
     unknown_keys: int = 0
     """Requests of keys that were not given."""
     earlier: int = 0
-    """Requests of a log from before the time that was asked for."""
+    """Requests in a log from before the requested time."""
     first: int | None = None
-    """Time of the first request of a log, in microseconds; None where none has a time."""
+    """Time of the first request of a log, in microseconds; None if no request has a time."""
     last: int | None = None
     routes: Counter[str] = field(default_factory=Counter)
-    """Requests by route that were let pass."""
+    """Requests that passed, by route."""
     refused: Counter[str] = field(default_factory=Counter)
     observed: Counter[str] = field(default_factory=Counter)
-    """Those that went on only because their refusal was observed; in neither of the others."""
+    """Requests that were forwarded only because their refusal was observed; not counted in the others."""
     _router: Router = field(init=False)
     _expand: Callable[[tuple[str, ...]], frozenset[str]] = field(init=False)
     _held: dict[str, _Held] = field(default_factory=dict)
     _uses: dict[str, KeyUse] = field(default_factory=dict)
     _judged: dict[tuple[frozenset[str], tuple[str, ...]], bool] = field(default_factory=dict)
-    """By scopes and routes, where no more is looked at: as many as there are kinds of keys, and of requests."""
+    """By scopes and routes, if nothing else is checked: as many as there are kinds of keys and requests."""
 
     def __post_init__(self) -> None:
         self._expand = lru_cache(maxsize=_KINDS)(self.config.catalogue.expand)
@@ -233,7 +235,7 @@ class Use:
         self.sampled = log is not None and log.sample_successes < 1
 
     def add_key(self, key: ApiKey) -> None:
-        """Count the uses of this key from here on."""
+        """Count the uses of this key from now on."""
         self._held[key.id] = _Held(key, self._expand(key.scopes))
 
     def forget_keys(self) -> None:
@@ -249,7 +251,7 @@ class Use:
         return self._uses.get(key_id, NO_USE)
 
     def add_total(self, total: UsageTotal) -> None:
-        """Count what is stored of a key."""
+        """Add the stored counts of a key."""
         held = self._held.get(total.key_id)
         if held is None:
             self.unknown_keys += total.count
@@ -266,14 +268,14 @@ class Use:
                 peak_of(use.peaks, charge.quota, held.key, self.config.plans).add_total(charge, total)
 
     def add_route_total(self, total: UsageTotal) -> None:
-        """Count what is stored of all keys together."""
+        """Add the stored counts of all keys together."""
         counts = self.refused if total.reason in _NO_POLICY_PASSED else self.routes
         if observed_reason(total.reason) in _NO_POLICY_PASSED:
             counts = self.observed
         counts[total.route] += total.count
 
     def add_log(self, requests: Iterable[RecordedRequest], *, since: int, progress: Callable[[int], None]) -> None:
-        """Count the requests of a log that are not from before `since` (microseconds). progress: told their number."""
+        """Count the requests of a log from `since` on (microseconds). progress: receives their number."""
         for number, request in enumerate(requests):
             at = _micros(request.time)
             if at is not None and at < since:
@@ -296,7 +298,7 @@ class Use:
         if held is None:
             self.unknown_keys += 1
             return
-        # Of what cannot be read again, the route that it came to is known all the same.
+        # Even if a request cannot be replayed, its logged route is known.
         reading = reading or self._router.on(request.route, held.key)
         route = reading.routes[0] if reading is not None and reading.routes else ""
         use = self._of(request.key_id)
@@ -384,7 +386,7 @@ def _add(counts: dict[str, int], name: str, count: int) -> None:
 
 
 def _micros(time: str) -> int | None:
-    """Microseconds of a time in a log; None where it is none, or one that no calendar goes on from."""
+    """Microseconds of a time in a log; None if it is invalid, or at the end of the calendar."""
     try:
         at = microseconds(time)
     except ValueError:

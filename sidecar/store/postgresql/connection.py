@@ -30,33 +30,34 @@ from sidecar.store.postgresql.tls import context_of
 
 CONNECT_SECONDS: Final = 2.0
 FIND_SECONDS: Final = 1.0
-"""A request waits at most this long, for a connection included."""
+"""A request waits at most this long, including the wait for a connection."""
 READ_SECONDS: Final = 5.0
 WRITE_LOCK_SECONDS: Final = 5.0
-"""How long a change waits for the changes of others."""
+"""How long a change waits for other changes."""
 WRITE_SECONDS: Final = 15.0
-"""The longest statement of a change: a part of an import."""
+"""The longest time for a statement of a change: a part of an import."""
 IDLE_SECONDS: Final = 60.0
-"""How long a change may do nothing, before the server gives it up: the locks of a process that is out of reach."""
+"""How long a change may be idle before the server aborts it and frees its locks: its process may be unreachable."""
 
 LOOKUP_CONNECTIONS, READ_CONNECTIONS, WRITE_CONNECTIONS = 1, 2, 2
 CONNECTIONS: Final = LOOKUP_CONNECTIONS + READ_CONNECTIONS + WRITE_CONNECTIONS + 1
-"""Most connections of a process. Requests share one, because what waits to be looked up is asked for together."""
+"""Most connections of a process. Requests share one, because waiting lookups are combined into one query."""
 
 _CONNECTIONS_USED: Final = """SELECT current_setting('max_connections')::int
     - current_setting('superuser_reserved_connections')::int, count(*)
     FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 _SESSION_MODE: Final = "put PgBouncer in session mode (pool_mode = session), or name PostgreSQL itself"
 _FEW: Final = 16
-"""Rows for which COPY does not pay."""
+"""Up to this many rows, COPY does not pay."""
 
 _log = logging.getLogger(__name__)
 
-# Changes of keys wait for each other, because each adds to one chain of audit rows, and so does all that counts: two
-# processes that update the same rows in another order would end in a deadlock. Numbers of locks, of this schema alone.
+# Changes of keys wait for each other, because each extends the same chain of audit rows. Updates of counts also wait
+# for each other: two processes that update the same rows in different orders would deadlock. Numbers of locks, for this
+# schema only.
 _KEYS, _COUNTS, _QUOTAS = 7_301_001, 7_301_002, 7_301_003
 _LOCKS: Final = {
-    # A change writes all columns of a key that it has read: no last use may be written meanwhile.
+    # A change writes all columns of the key that it read: no last use may be written in between.
     "touch": f"pg_advisory_xact_lock_shared({_KEYS}), pg_advisory_xact_lock({_COUNTS})",
     **dict.fromkeys(("add_usage", "add_unusual", "roll_up", "prune"), f"pg_advisory_xact_lock({_COUNTS})"),
     **dict.fromkeys(
@@ -65,7 +66,7 @@ _LOCKS: Final = {
     ),
 }
 CHANGE_LOCK: Final = f"pg_advisory_xact_lock({_KEYS})"
-# The triggers keep, for the transaction, the number that its notifications carry. This one comes after them.
+# The triggers store, for the transaction, the number that its notifications carry. This notification comes last.
 _LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys',
         value || ' done ' || (extract(epoch FROM clock_timestamp()) * 1e6)::bigint) FROM
     (SELECT split_part(coalesce(current_setting('sidecar.changed', true), ''), ' ', 1) AS value) AS noted
@@ -73,7 +74,7 @@ _LAST_NOTICE: Final = """SELECT value, pg_notify('sidecar_keys',
 
 
 class PostgresqlConnection:
-    """A connection, used by one task at a time. `name`: the store, as messages name it."""
+    """A connection, used by one task at a time. `name`: of the store, in messages."""
 
     def __init__(self, raw: Any, name: str) -> None:
         self.raw, self._name = raw, name
@@ -96,7 +97,7 @@ class PostgresqlConnection:
     async def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
             return
-        # A transaction is over after an error, and an import looks up afterwards which of the rows were there before.
+        # An error ends a transaction, and after it an import looks up which of the rows existed before.
         await self.run("SAVEPOINT inserted")
         try:
             if len(rows) < _FEW:
@@ -116,18 +117,18 @@ class PostgresqlConnection:
             )
 
     async def run(self, sql: str, *, seconds: float | None = None) -> None:
-        """Statements of our own, without values."""
+        """Run our own statements, which have no values."""
         with reported(self._name):
             await self.raw.execute(sql, timeout=seconds)
 
-    async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
-        """Call `told` with each notification's text, and `lost` at the connection's end."""
+    async def listen(self, channel: str, on_notification: Callable[[str], None], on_lost: Callable[[], None]) -> None:
+        """Call `on_notification` with each notification's text, and `on_lost` at the connection's end."""
         with reported(self._name):
-            self.raw.add_termination_listener(lambda _: lost())
-            await self.raw.add_listener(channel, lambda _, pid, channel, text: told(text))
+            self.raw.add_termination_listener(lambda _: on_lost())
+            await self.raw.add_listener(channel, lambda _, pid, channel, text: on_notification(text))
 
     def process(self) -> int:
-        """The server's process, as it was told when the connection was made."""
+        """The server's process id, as the server gave it when the connection was made."""
         return int(self.raw.get_server_pid())
 
     def usable(self) -> bool:
@@ -149,14 +150,14 @@ async def _beginning(connection: PostgresqlConnection, begin: str) -> Postgresql
         if begin:
             await connection.run(begin, seconds=CONNECT_SECONDS)
     except BaseException:
-        # It may still wait for an answer, and would refuse all else until that comes.
+        # It may still be waiting for a response, and would refuse everything else until then.
         connection.terminate()
         raise
     return connection
 
 
 class Pool:
-    """Connections for one purpose, made when they are needed, and made anew when they are lost."""
+    """Connections for one purpose, opened when needed and reopened when lost."""
 
     def __init__(self, connect: Connect, size: int) -> None:
         self._connect = connect
@@ -167,7 +168,7 @@ class Pool:
 
     @asynccontextmanager
     async def use(self, begin: str = "") -> AsyncIterator[PostgresqlConnection]:
-        """A connection, on which `begin` has run. One that may not be between two statements is not used again."""
+        """A connection on which `begin` has run. One that may be in the middle of a statement is not reused."""
         connection = await self._free.get()
         try:
             connection = await self._begun(connection, begin)
@@ -196,16 +197,16 @@ class Pool:
         await asyncio.gather(*(connection.close() for connection in self._made))
 
 
-# A lookup is planned once, and not for every list of digests; what is planned while there are few keys, and these are
-# read quickest one by one, has to do when there are many.
+# A lookup is planned once, not for each list of digests. A plan made while there are few keys, when a sequential scan
+# is fastest, must also work when there are many.
 _PLANNED_ONCE: Final = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;"
 
 
 def connector(url: str, seconds: float, more: str = "") -> Connect:
     """Makes connections whose statements end within `seconds`. more: settings, as statements.
 
-    They have their own settings where those of a role or a database would break what relies on them: who waits for the
-    lock of a change must see, once it has it, what the one before wrote.
+    They override settings of the role or the database that would break an assumption: a change that waited for the lock
+    must then see what the change before it wrote.
     """
     name, has_password = shown_store(url), bool(password_of(url))
     settings = f"""SET search_path = {SCHEMA}, pg_temp; SET jit = off;
@@ -318,7 +319,7 @@ class PostgresqlDatabase(Steps):
         return self._clock.micros()
 
     def indexed(self, table: str, index: str) -> str:
-        # PostgreSQL has statistics, and no hints.
+        # PostgreSQL has statistics instead of hints.
         return table
 
     async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -346,11 +347,11 @@ class PostgresqlDatabase(Steps):
                     await _roll_back(connection)
                     raise
         if value is not None:
-            # What was acknowledged counts for the next request.
+            # An acknowledged change applies to the next request.
             await self.watch.reached(int(value[0]))
 
     async def retry_write(self) -> None:
-        """As Database. It is refused where the database takes no changes, as a standby does not."""
+        """As Database. Fails if the database is read-only, as a standby is."""
         if self.write_problem:
             with suppress(StoreUnavailable):
                 async with self.transaction("retry_write") as connection:
@@ -370,7 +371,7 @@ class PostgresqlDatabase(Steps):
         with suppress(LostConnection):
             async with pool.use() as connection:
                 return await connection.fetch(sql, values)
-        # A restarted server has closed the connection, which shows by its use only.
+        # A restarted server has closed the connection, which only shows when it is used.
         async with pool.use() as connection:
             return await connection.fetch(sql, values)
 
@@ -381,9 +382,9 @@ class PostgresqlDatabase(Steps):
 
 
 async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, name: str) -> None:
-    """Raises StoreUnavailable where a pooler gives the session of one connection to another: LISTEN hears nothing then.
+    """Raises StoreUnavailable if a pooler shares sessions between connections: LISTEN would receive nothing.
 
-    That a pooler stands between shows by the number of the server's process, which only PostgreSQL itself tells right.
+    The process id reveals a pooler: only PostgreSQL itself reports the server's real one.
     """
     [(process,)] = await one.fetch("SELECT pg_backend_pid()")
     if process == one.process():
@@ -404,7 +405,7 @@ async def _refuse_mixed_sessions(one: PostgresqlConnection, connect: Connect, na
 
 
 async def _are_apart(one: PostgresqlConnection, connect: Connect, mark: str) -> bool:
-    """Whether another connection has a session of its own."""
+    """Whether another connection has its own session."""
     await one.fetch("SELECT set_config('sidecar.session', ?, false)", (mark,))
     other = await connect()
     try:
@@ -435,7 +436,7 @@ async def _commit(connection: PostgresqlConnection) -> None:
 
 
 async def _roll_back(connection: PostgresqlConnection) -> None:
-    """A connection that cannot be rolled back, such as one whose statement was given up, is ended."""
+    """Roll back, or close a connection where that fails, such as one whose statement was abandoned."""
     try:
         if connection.usable():
             await connection.run("ROLLBACK")

@@ -1,8 +1,8 @@
-"""Whether any process has changed a key: told by PostgreSQL (LISTEN), and asked for every second.
+"""Whether any process has changed a key: PostgreSQL announces it (LISTEN), and it is polled every second.
 
-A trigger notifies of each change as it is committed, with the number that this transaction gave to `generation`. So a
-request reads an attribute and waits for nobody. Notifications that get lost show in the number, which is asked for over
-the same connection; while there is no such connection, nothing is known, and the store is unavailable.
+A trigger announces each change on commit, with the number that the transaction wrote to `generation`. So a request only
+reads an attribute. The number, polled over the same connection, reveals lost notifications. Without a connection
+nothing is known, and the store is unavailable.
 """
 
 import asyncio
@@ -19,27 +19,27 @@ from sidecar.store.connection import answers_within
 
 CHANNEL: Final = "sidecar_keys"
 ASK_SECONDS: Final = 1.0
-"""How often the number is asked for, and how long an answer may take. Past that, the connection is given up."""
+"""How often the number is polled, and how long a response may take before the connection is dropped."""
 _PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 1.0
-"""Between attempts to connect, so that a server that is back is noticed within 5 seconds."""
+"""Between attempts to connect, so that a returning server is noticed within 5 seconds."""
 _MOST_DONE: Final = 1_000
 _NUMBER: Final = "SELECT value, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint FROM generation"
 
 
 def the_row(rows: Sequence[Any], name: str) -> Any:
-    """The only row of `generation`. Raises StoreUnavailable where somebody has removed it, or added another one."""
+    """The only row of `generation`. Raises StoreUnavailable if someone removed it or added another one."""
     if len(rows) != 1:
         raise StoreUnavailable(f"the table `generation` of the key store {name} is damaged: {RESTORE_DUMP}")
     return rows[0]
 
 
 class KeyWatch:
-    """Knows a number that changes with every change of a key, by any process.
+    """Keeps a number that changes with every change of a key, by any process.
 
-    It counts the news of this process, because the number in the store may be read before and learnt after another.
+    The number counts what this process learnt: numbers of the store may be read in one order and learnt in another.
     connect: makes a connection for this alone. Raises StoreUnavailable.
-    lag: is told of each change how many seconds after its commit it was known here.
+    lag: receives for each change how many seconds after its commit it was known here.
     """
 
     def __init__(
@@ -51,40 +51,40 @@ class KeyWatch:
         self._changes = KeyChanges()
         self.changes_since = self._changes.since
         self._number: int | None = None
-        """The last one that was learnt; None where it is not known which one was the last."""
+        """The last one that was learnt; None if that is not known."""
         self._trouble = f"the key store {name} is not open"
         self._connection: Any = None
         self._asking = asyncio.Lock()
         self._lost = asyncio.Event()
         self._done: deque[int] = deque(maxlen=_MOST_DONE)
-        """Numbers of transactions all of whose notifications have come."""
+        """Numbers of transactions whose notifications have all arrived."""
         self._awaited: dict[int, asyncio.Future[None]] = {}
         self._keeping: asyncio.Task[None] | None = None
 
     def current(self) -> int:
-        """The number. Raises StoreUnavailable while nothing tells of changes."""
+        """The number. Raises StoreUnavailable while changes are not announced."""
         if self._trouble:
             raise StoreUnavailable(self._trouble)
         return self._changes.generation
 
     @property
     def number(self) -> int | None:
-        """The newest that is known of the store's, of which no other came before; None where that is in doubt."""
+        """The newest known number of the store; None if it is uncertain which one is the newest."""
         return None if self._trouble else self._number
 
     async def read(self) -> int:
-        """The number, in which every change counts that was acknowledged before the call. Raises StoreUnavailable."""
+        """The number, including every change acknowledged before the call. Raises StoreUnavailable."""
         self.current()
         await self._ask()
         return self.current()
 
     async def reached(self, number: int) -> None:
-        """Wait until the changes of this process's own transaction were told of; if they are not, any key changed."""
+        """Wait for the notifications of this process's own transaction; without them, assume that any key changed."""
         if self._trouble or number in self._done:
             return
-        told = self._awaited.setdefault(number, asyncio.get_running_loop().create_future())
+        arrived = self._awaited.setdefault(number, asyncio.get_running_loop().create_future())
         try:
-            if not await answers_within(ASK_SECONDS, told):
+            if not await answers_within(ASK_SECONDS, arrived):
                 self._learn(None, None)
         finally:
             self._awaited.pop(number, None)
@@ -95,7 +95,7 @@ class KeyWatch:
         self._keeping = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._keeping is not None:
             self._keeping.cancel()
             with suppress(asyncio.CancelledError):
@@ -109,24 +109,26 @@ class KeyWatch:
         self._connection = connection = await self._connect()
         self._lost = lost = asyncio.Event()
         try:
-            await connection.listen(CHANNEL, self._told, lambda: self._lose(lost, f"{self._name} ended the connection"))
+            await connection.listen(
+                CHANNEL, self._on_notification, lambda: self._disconnected(lost, f"{self._name} ended the connection")
+            )
             before = self._changes.generation
             number = await self._fetch_number()
         except BaseException:
             lost.set()
             connection.terminate()
             raise
-        # What happened in between was told to nobody.
+        # Changes in between were not announced.
         self._learn(number if before == self._changes.generation else None, None)
         self._trouble = ""
 
-    def _lose(self, lost: asyncio.Event, trouble: str) -> None:
+    def _disconnected(self, lost: asyncio.Event, trouble: str) -> None:
         if lost is self._lost and not lost.is_set():
             self._trouble = f"the key store cannot tell which keys have changed: {trouble}"
             lost.set()
 
     async def _keep(self) -> None:
-        """Ask while there is a connection, and connect while there is none."""
+        """Poll while there is a connection, and connect while there is none."""
         pause = _PAUSE_SECONDS
         try:
             while True:
@@ -146,7 +148,7 @@ class KeyWatch:
             self._trouble = f"the key store {self._name} is no longer watched: restart the sidecar"
 
     async def _ask(self) -> None:
-        """Raises StoreUnavailable, and then the connection is given up."""
+        """Raises StoreUnavailable; the connection is then dropped."""
         lost, connection, before = self._lost, self._connection, self._changes.generation
         asked = asyncio.ensure_future(self._fetch_number())
         try:
@@ -154,13 +156,13 @@ class KeyWatch:
                 raise StoreUnavailable(f"the key store {self._name} did not answer within {ASK_SECONDS:g} s")
             number = asked.result()
         except StoreUnavailable as error:
-            self._lose(lost, str(error))
+            self._disconnected(lost, str(error))
             connection.terminate()
             raise
         finally:
             asked.cancel()
         if number != self._number:
-            # Where news came meanwhile, nobody knows whether it was read before or after them.
+            # If notifications arrived meanwhile, the number may have been read before or after them.
             self._learn(number if before == self._changes.generation else None, None)
 
     async def _fetch_number(self) -> int:
@@ -171,14 +173,14 @@ class KeyWatch:
             self._ahead = at - (asked + self._clock.micros()) // 2
             return int(number)
 
-    def _told(self, payload: str) -> None:
+    def _on_notification(self, payload: str) -> None:
         """`NUMBER ["id", …]`, `NUMBER many`, or at the end of a transaction `NUMBER done MICROSECONDS`."""
         first, _, rest = payload.partition(" ")
         word, _, at = rest.partition(" ")
         try:
             number, micros = int(first), int(at) if word == "done" and at else None
             ids = frozenset(map(str, json.loads(rest))) if rest.startswith("[") else None
-        except (ValueError, RecursionError):  # Anyone who may connect may send one: as if any key had changed.
+        except (ValueError, RecursionError):  # Anyone who can connect can send one: assume that any key changed.
             self._learn(self._number, None)
             return
         if word != "done":
@@ -191,14 +193,16 @@ class KeyWatch:
             awaited.set_result(None)
 
     def _learn(self, number: int | None, ids: frozenset[str] | None) -> None:
-        """ids: of keys that were changed or issued; None where these are too many or not known. One transaction's may
-        come in several calls."""
+        """ids: of changed or issued keys; None if too many or unknown.
+
+        Those of a transaction may come in several calls.
+        """
         self._number = number
         self._changes.add(self._changes.generation + 1, ids)
 
 
 class NotWatched:
-    """For a process that ends soon and follows no changes: the number is asked for each time."""
+    """For a short-lived process that does not follow changes: reads the number each time."""
 
     def __init__(self, fetch: Callable[[], Awaitable[int]]) -> None:
         self._fetch = fetch
@@ -216,10 +220,10 @@ class NotWatched:
         return None
 
     async def reached(self, number: int) -> None:
-        """Nobody waits for it."""
+        """Nothing waits for it."""
 
     async def start(self) -> None:
-        """Nothing runs."""
+        """Nothing to start."""
 
     async def close(self) -> None:
-        """As it was."""
+        """Nothing to close."""

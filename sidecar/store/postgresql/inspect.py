@@ -39,7 +39,7 @@ async def inspect(url: str, *, now: int, max_age_seconds: float | None) -> Store
 
 
 async def lock_seconds(url: str) -> float:
-    """How long it takes to get the right to change keys, which is given back. Raises StoreUnavailable."""
+    """How long it takes to get the lock for changing keys, which is released again. Raises StoreUnavailable."""
     connection = await connector(url, READ_SECONDS)()
     try:
         await connection.run("BEGIN")
@@ -56,8 +56,8 @@ _PAUSE_SECONDS: Final = 0.05
 
 
 async def standby(url: str, replica: str) -> tuple[bool, bool, float]:
-    """Whether the replica is a standby, whether it shows the primary's newest change in time, and the seconds that it
-    takes to answer. Raises StoreUnavailable.
+    """Whether the replica is a standby, whether it shows the primary's newest change in time, and its response time in
+    seconds. Raises StoreUnavailable.
     """
     there = await connector(replica, READ_SECONDS)()
     try:
@@ -98,7 +98,7 @@ async def _with_keys(connection: Connection, known: StoreReport, now: int, oldes
     )
 
 
-# What operators ask of a store: `sidecar store info`.
+# What operators ask about a store: `sidecar store info`.
 
 _STANDINGS: Final = """SELECT CASE WHEN status <> 'active' THEN status WHEN expires_at <= ? THEN 'expired'
     WHEN retires_at <= ? THEN 'retired' ELSE 'active' END, count(*) FROM api_key GROUP BY 1 ORDER BY 1"""
@@ -140,7 +140,8 @@ async def _with_changes(connection: Connection, known: StoreInfo, now: int) -> S
     )
 
 
-# Whether a store is sound: `sidecar store check`. PostgreSQL itself keeps digests unique and as long as they must be.
+# Whether a store is sound: `sidecar store check`. PostgreSQL itself ensures that digests are unique and of the right
+# length.
 
 _CHECK_SECONDS: Final = 600.0
 _BATCH: Final = 2_000
@@ -157,13 +158,13 @@ _WRONG: Final = {
         "{keys} in the audit that the store does not have: the sidecar did not remove them"
     ),
 }
-"""A query that counts keys, and what they are if there are any."""
+"""A query that counts keys, and how to describe them if there are any."""
 
 
 async def check(url: str, *, progress: Callable[[int], None] = lambda rows: None) -> Checked:
-    """Look at all that the store holds. `progress` gets the rows of the audit so far.
+    """Check everything in the store. `progress` receives the number of audit rows so far.
 
-    Raises StoreUnavailable where it cannot be read at all.
+    Raises StoreUnavailable if it cannot be read at all.
     """
     async with _snapshot(url) as connection:
         version, _ = await version_of(connection, shown_store(url))
@@ -179,7 +180,7 @@ async def check(url: str, *, progress: Callable[[int], None] = lambda rows: None
 
 @asynccontextmanager
 async def _snapshot(url: str) -> AsyncIterator[PostgresqlConnection]:
-    """What others write meanwhile is in none of the answers, or in all. Raises StoreUnavailable."""
+    """Concurrent writes appear in all of the results or in none. Raises StoreUnavailable."""
     connection = await connector(url, _CHECK_SECONDS)()
     try:
         await connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")

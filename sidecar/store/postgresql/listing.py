@@ -1,8 +1,8 @@
 """Pages of keys in PostgreSQL, whose planner chooses among the indexes of schema.py by its statistics.
 
 Newest first, keys are read in order of `serial` from the index of a filter or of the table, up to the end of the page;
-words are looked up in an index where they are rare, and keys that have ended by their time. In another order, keys are
-read in the order of its index.
+rare words are looked up in an index, and ended keys by their time. In any other order, keys are read in the order of
+its index.
 """
 
 import re
@@ -14,7 +14,7 @@ from sidecar.keys.records import COLUMNS
 from sidecar.store.postgresql.schema import SCHEMA, SORTED_BY
 
 MOST_BEGINNINGS: Final = 10_000
-"""Most ids or stored prefixes that a searched text may begin; a more common beginning is not searched for there."""
+"""A search term with which more ids or stored prefixes than this begin is too common to search for in them."""
 
 _SELECT: Final = f"SELECT serial, {', '.join(COLUMNS)} FROM api_key"  # noqa: S608 - column names of our own
 _BEGINNING: Final = re.compile(r"[A-Za-z0-9_-]{3,100}")
@@ -26,16 +26,16 @@ _TIMES: Final = {
     "expired": ("expires_at IS NOT NULL AND expires_at <= ?", 1),
     "retired": ("retires_at IS NOT NULL AND retires_at <= ? AND (expires_at IS NULL OR expires_at > ?)", 2),
 }
-"""What an active key's times are, and how often the time of now stands there."""
+"""The condition on an active key's times, and how often the current time occurs in it."""
 _BY_TIME: Final = ("retiring", "expired", "retired")
-"""They are read from the indexes of their times, and sorted."""
+"""These are read from the indexes of their times, and sorted."""
 _MATCH: Final = f"words @@ {SCHEMA}.query_of({SCHEMA}.words_of(?))"
 
 Statement = tuple[str, tuple[Any, ...]]
 
 
 def page_statements(wanted: KeyFilter, now: int) -> Iterator[Statement]:
-    """Statements whose rows, `serial` and then COLUMNS, together hold the page. `now` in microseconds."""
+    """Statements whose rows (`serial`, then COLUMNS) together contain the page. `now` in microseconds."""
     page, text = _Page(wanted, now), (wanted.search or "").strip()
     if wanted.sort != "created":
         yield page.by_order(text)
@@ -67,10 +67,10 @@ class _Page:
         return f"{_SELECT}{where} ORDER BY {by} DESC LIMIT ?", (*values, self._wanted.limit)
 
     def _age(self) -> str:
-        """The serial, by which keys are ordered; written so where the planner is to leave the order of all keys alone.
+        """The serial, by which keys are sorted; as an expression where the planner must not read all keys in order.
 
-        What has ended is old, as a rule, and a tenant may have no key of an environment: nearly every key would be read
-        before the page is full, which the planner, who takes columns for independent, does not expect.
+        Ended keys are usually old, and a tenant may have no key in an environment: nearly every key would be read
+        before the page is full. The planner does not expect that, because it assumes independent columns.
         """
         wanted = self._wanted
         among = wanted.effective_status in _BY_TIME or (wanted.tenant is not None and wanted.environment is not None)
@@ -95,7 +95,7 @@ class _Page:
         return terms
 
     def _after(self, by: str, beyond: str) -> Statement:
-        # Two values, because PostgreSQL compares with a row of a subquery without the index.
+        # Two values, because PostgreSQL does not use the index to compare with a row of a subquery.
         of, after, at = "FROM api_key WHERE id = ?", self._wanted.after, self._wanted.after_at
         start, values = (f"(SELECT {by} {of})", (after,)) if at is None else ("?::bigint", (at,))
         return f"({by}, serial) {beyond} ({start}, (SELECT serial {of}))", (*values, after)
@@ -120,7 +120,7 @@ def _where(terms: list[Statement]) -> Statement:
 
 
 def _found_by(text: str) -> Iterator[Statement]:
-    """Conditions of which a key that is searched for fits one."""
+    """Conditions, of which a matching key fulfils at least one."""
     if _WORD.search(text):
         yield _MATCH, (text,)
     if _BEGINNING.fullmatch(text):
@@ -129,7 +129,7 @@ def _found_by(text: str) -> Iterator[Statement]:
 
 
 def _few(column: str) -> str:
-    """Whether the key is one of those whose `column` begins with the text, unless these are too many."""
+    """Whether the key's `column` begins with the text, unless there are too many such keys."""
     among = f"SELECT serial FROM api_key WHERE {column} >= ? AND {column} < ? LIMIT {MOST_BEGINNINGS + 1}"  # noqa: S608 - no input
     counted = f"SELECT serial, count(*) OVER () AS number FROM ({among}) AS begun"  # noqa: S608 - no input
     return f"serial = ANY(ARRAY(SELECT serial FROM ({counted}) AS few WHERE number <= {MOST_BEGINNINGS}))"  # noqa: S608 - no input

@@ -1,4 +1,4 @@
-"""How a PostgreSQL store comes to the schema of this program, also where ten sidecars start at once."""
+"""Brings a PostgreSQL store to this program's schema, even if ten sidecars start at once."""
 
 from typing import Final, Protocol
 
@@ -9,17 +9,17 @@ from sidecar.store.postgresql.schema import MIGRATIONS, SCHEMA
 _LOCK: Final = 7_301_000
 """Advisory: whoever holds it migrates."""
 RUNS_FROM: Final = 1
-"""The oldest schema version that this program can use as it is, for a role that may not migrate."""
+"""The oldest schema version that this program can use without a migration, for a role that may not migrate."""
 
 
 class Runner(Connection, Protocol):
-    """A connection that runs statements of our own."""
+    """A connection that runs our own statements."""
 
     async def run(self, sql: str, *, seconds: float | None = None) -> None: ...
 
 
 async def version_of(connection: Connection, name: str) -> tuple[int, int]:
-    """The schema version and the oldest version of the program that runs on it; (0, 0) where there is no schema.
+    """The schema version and the oldest version of the program that runs on it; (0, 0) if there is no schema.
 
     Raises StoreUnavailable.
     """
@@ -33,11 +33,11 @@ async def version_of(connection: Connection, name: str) -> tuple[int, int]:
 
 
 async def prepare(connection: Runner, name: str, *, create: bool) -> None:
-    """Make sure that a schema that this program can use is there. `name` is for messages.
+    """Ensure a schema that this program can use. `name` is for messages.
 
-    connection: to be closed afterwards, because its settings may be others then.
-    Of many processes, one migrates and the others wait. Raises StoreUnavailable; without `create`, also where there is
-    no schema: an empty store in the place of a lost one would refuse every key.
+    connection: close it afterwards, because its settings may have changed.
+    Of many processes, one migrates and the others wait. Raises StoreUnavailable; without `create`, also if there is no
+    schema: an empty store in place of a lost one would refuse every key.
     """
     version, oldest_program = await version_of(connection, name)
     if version == 0 and not create:
@@ -66,8 +66,8 @@ async def _may_migrate(connection: Runner, name: str, version: int) -> bool:
 
 
 async def _migrate(connection: Runner, name: str) -> None:
-    # A lock of the session, because a transaction that has waited for it might still know the tables of before. It
-    # waits as long as the others need, and ends with the connection at the latest.
+    # A session lock, because a transaction that waited for it might still see the old tables. It waits as long as the
+    # others need, and is released with the connection at the latest.
     await connection.run("SET lock_timeout = 0; SET statement_timeout = 0")
     await connection.run(f"SELECT pg_advisory_lock({_LOCK})")
     while (version := (await version_of(connection, name))[0]) < len(MIGRATIONS):

@@ -65,7 +65,7 @@ class Replica:
 
     def remarks(self) -> Sequence[str]:
         """A line for readiness, while lookups go to the primary."""
-        return [f"store: {self._told()}"] if self._trouble else []
+        return [f"store: {self._sentence()}"] if self._trouble else []
 
     async def find(self, sql: str, values: Sequence[Any]) -> list[Any] | None:
         """Rows of a query whose first column is never NULL; None if the primary must be asked."""
@@ -86,7 +86,7 @@ class Replica:
         """Check whether it has caught up, and keep checking. An unreachable standby does not prevent the start."""
         await self.look()
         if self._trouble:
-            _log.warning("sidecar: store: %s", self._told())
+            _log.warning("sidecar: store: %s", self._sentence())
         self._keeping = asyncio.create_task(self._keep())
 
     async def close(self) -> None:
@@ -137,7 +137,7 @@ class Replica:
     def _leave(self, trouble: str) -> None:
         first, self._trouble = not self._trouble, trouble
         if first:
-            _log.warning("sidecar: store: %s", self._told())
+            _log.warning("sidecar: store: %s", self._sentence())
 
-    def _told(self) -> str:
+    def _sentence(self) -> str:
         return f"lookups go to the primary instead of the replica {self._name}: {self._trouble}"

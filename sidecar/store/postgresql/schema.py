@@ -1,4 +1,4 @@
-"""The schema of a store in PostgreSQL, and its migrations. Every table stands in a schema of its own, `sidecar`."""
+"""The schema of a store in PostgreSQL, and its migrations. All tables are in a schema of their own, `sidecar`."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,9 +10,9 @@ from sidecar.store.connection import Connection
 SCHEMA: Final = "sidecar"
 _MOST_NOTIFIED: Final = 100
 _LONGEST_NOTICE: Final = 7_000
-"""PostgreSQL takes less than 8,000 bytes."""
+"""PostgreSQL accepts fewer than 8,000 bytes."""
 
-# No text is compared by the rules of a language: orders and beginnings are those of SQLite, and every index has them.
+# No text is compared by the rules of a language: order and prefixes are as in SQLite, and every index has them.
 _TEXT: Final = 'TEXT COLLATE "C"'
 _USE: Final = ("last_used_at", "last_used_address", "last_used_agent")
 _CHANGED: Final = (
@@ -33,10 +33,10 @@ SORTED_BY: Final = {
 _SORTING: Final = ("name", "tenant", "used", "ends")
 
 _SPACES: Final = r"[\x01-/:-@\[-`{-\u00bf\u2000-\u206f\u3000-\u303f\ue000-\uf8ff\ufffd]+"
-"""What stands between words: all of ASCII that is no letter or digit, and the punctuation beyond."""
+"""Separators of words: all ASCII characters except letters and digits, and other punctuation."""
 
 _WORDS: Final = (
-    # Letters without their accents, in lower case; PostgreSQL's own parser would keep `a-b` and `a.b` together.
+    # Letters in lower case without accents; PostgreSQL's own parser would not split `a-b` and `a.b`.
     f"""CREATE FUNCTION {SCHEMA}.words_of(given TEXT) RETURNS TEXT[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
         RETURN array_remove(regexp_split_to_array(lower(regexp_replace(
             normalize(given, NFKD), E'[\\u0300-\\u036f]', '', 'g') COLLATE "default"), E'{_SPACES}'), '')""",
@@ -96,8 +96,8 @@ _NOTICES: Final = (
     # A random number: a counter could come back to an old value when a backup is restored, or a standby promoted.
     f"CREATE TABLE {SCHEMA}.generation (value BIGINT NOT NULL)",
     f"INSERT INTO {SCHEMA}.generation VALUES ((random() * 9e18)::bigint)",
-    # All notifications of a transaction carry its number, which stands in a setting until the transaction ends, with
-    # how many keys it has named.
+    # All notifications of a transaction carry its number. A setting holds it until the transaction ends, with the
+    # number of keys named so far.
     f"""CREATE FUNCTION {SCHEMA}.keys_changed(ids TEXT[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
         SET search_path = pg_catalog, pg_temp AS $$
     DECLARE
@@ -176,11 +176,11 @@ _AUDIT: Final = (
     f"CREATE INDEX idempotency_at ON {SCHEMA}.idempotency (at)",
 )
 
-# What a role may do that cannot issue keys, the sidecars' own: hash a key anew and end an overlap, each with its audit
-# row. Its grants (deploy/postgresql/) let it update, and these triggers, which it cannot turn off, what it updates.
+# What the sidecars' own role may do, which cannot issue keys: rehash a key and end an overlap, each with its audit row.
+# Its grants (deploy/postgresql/) allow updates; these triggers, which it cannot turn off, limit what it updates.
 _MAY_ISSUE: Final = f"has_table_privilege(current_user, '{SCHEMA}.api_key', 'INSERT')"
 _REFUSED: Final = "RAISE insufficient_privilege USING MESSAGE = 'only the administration role may do that'"
-# A row that a savepoint's transaction wrote has a number after that of its own.
+# A row written in a savepoint has a higher transaction number.
 _OF_NOW: Final = "age(xmin) <= age(pg_current_xact_id()::xid)"
 _TRIGGER: Final = "RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$"
 _GUARDS: Final = (
@@ -293,16 +293,16 @@ _USAGE: Final = (
 _FIRST: Final = (*_WORDS, *_KEYS, *_NOTICES, *_AUDIT, *_GUARDS, *_USAGE)
 
 _SECOND: Final = (f"CREATE INDEX api_key_tenant_environment ON {SCHEMA}.api_key (tenant, environment, (serial + 0))",)
-"""So that a page of an environment of a large tenant does not read all keys: see the orders of listing.py."""
+"""So that a page of one environment of a large tenant does not read all keys: see the orders in listing.py."""
 
 _THIRD: Final = (
-    # In sessions where triggers are off as well, such as those of a restore or a logical replication.
+    # Also in sessions that turn triggers off, such as a restore or a logical replication.
     *(
         f"ALTER TABLE {SCHEMA}.api_key ENABLE ALWAYS TRIGGER api_key_{trigger}"
         for trigger in ("added", "removed", "changed", "emptied")
     ),
-    # Once for a statement: a trigger for each row was half of what an audit row cost, and kept COPY from writing many
-    # rows at once.
+    # Once per statement: a trigger per row was half the cost of an audit row, and kept COPY from writing many rows at
+    # once.
     f"""CREATE FUNCTION {SCHEMA}.guard_audit_rows() {_TRIGGER}
     BEGIN
         IF NOT {_MAY_ISSUE} AND EXISTS (
@@ -317,8 +317,8 @@ _THIRD: Final = (
         FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.guard_audit_rows()""",
     f"DROP TRIGGER audit_guard ON {SCHEMA}.audit",
     f"DROP FUNCTION {SCHEMA}.guard_audit()",
-    # A row beyond the head would keep everybody from changing a key: the next row of the audit has its number. The rows
-    # of an import, by a role that may issue, do not wait for the end of the transaction.
+    # A row beyond the head would block every change of a key: the next audit row needs its number. The rows of an
+    # import, by a role that may issue keys, are not checked at the end of the transaction.
     f"""CREATE FUNCTION {SCHEMA}.guard_last() {_TRIGGER}
     BEGIN
         IF new.id > (SELECT id FROM {SCHEMA}.audit_head) THEN
@@ -330,28 +330,28 @@ _THIRD: Final = (
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NOT {_MAY_ISSUE})
         EXECUTE FUNCTION {SCHEMA}.guard_last()""",
 )
-"""Keys are locked before the audit, as every change does, so that nobody waits for this in a circle."""
+"""Locks keys before the audit, as every change does, to prevent a deadlock."""
 
 MIGRATIONS: Final[tuple[tuple[Sequence[str], int], ...]] = ((_FIRST, 1), (_SECOND, 1), (_THIRD, 1))
 """Statements of each migration, and the oldest version of the program that runs on what they leave.
 
-The n-th leads to schema version n. A migration that only adds (a table, an index, a column with a default) leaves the
-number as it was before, so that older sidecars go on during an update. What takes something away comes a version later.
+The n-th leads to schema version n. A migration that only adds (a table, an index, a column with a default) does not
+raise the number, so that older sidecars keep running during an update. Removals come one version later.
 """
 
 
 _FEW_KEYS: Final = 1_000
-"""Which are read quickly in any way."""
+"""Up to this many keys, every plan is fast."""
 _OUTDATED: Final = f"""SELECT coalesce(max(serial), 0) > {_FEW_KEYS} + 2 * greatest(0,
     (SELECT reltuples FROM pg_class WHERE oid = '{SCHEMA}.api_key'::regclass)) FROM {SCHEMA}.api_key"""
 
 
 @asynccontextmanager
 async def in_bulk(connection: Connection) -> AsyncIterator[None]:
-    """As InBulk: COPY is all that it needs to be quick.
+    """As InBulk: COPY alone makes it fast.
 
-    Afterwards the planner learns what is there, where that is far more than it knows of: until autovacuum came, within
-    some minutes, pages among many keys would take seconds.
+    Afterwards, ANALYZE runs if there are far more rows than the planner knows of: otherwise pages of many keys would
+    take seconds until autovacuum runs, minutes later.
     """
     yield
     [(outdated,)] = await connection.fetch(_OUTDATED)
@@ -364,5 +364,5 @@ async def _analyze(connection: Connection) -> None:
     try:
         for table in ("api_key", "audit"):
             await connection.execute(f"ANALYZE {SCHEMA}.{table}")
-    except StoreUnavailable:  # It took too long: what was imported counts all the same.
+    except StoreUnavailable:  # It took too long; the import is valid all the same.
         await connection.execute("ROLLBACK TO SAVEPOINT imported")

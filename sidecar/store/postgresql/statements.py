@@ -14,16 +14,16 @@ import asyncpg
 from sidecar.keys.ports import StoreUnavailable
 from sidecar.store.connection import DuplicateRow
 
-# Placeholders are numbered, and a list of values is one array: so a statement is prepared once for all lengths.
+# Placeholders are numbered, and a list of values is one array, so that a statement is prepared once for all lengths.
 
 
 _PLACEHOLDER: Final = re.compile(r"\bIN \((\?(?:, \?)*)\)|\?")
 _STATEMENTS: Final = 512
 _LONGEST_KEPT: Final = 4_096
-"""Characters; a longer statement has a list of its own length and will hardly come again."""
+"""In characters. A longer statement contains a list of its own length, and is unlikely to be repeated."""
 
 Sizes = tuple[int, ...] | None
-"""How many values each placeholder stands for, 0 for one that is no list; None where none is."""
+"""How many values each placeholder stands for, 0 if it is not a list; None if there is no list at all."""
 
 
 def translated(sql: str) -> tuple[str, Sizes]:
@@ -54,7 +54,7 @@ def arguments(sizes: Sizes, values: Sequence[Any]) -> Sequence[Any]:
 
 
 def storable(values: Sequence[Any]) -> Sequence[Any]:
-    """The values, without characters that PostgreSQL's text cannot hold: NUL, and halves of a surrogate pair."""
+    """The values, without characters that PostgreSQL's text cannot hold: NUL and lone surrogates."""
     for value in values:
         if value.__class__ is str and (not value.isascii() or "\0" in value):
             return [_text(each) if each.__class__ is str else each for each in values]
@@ -65,11 +65,11 @@ def _text(value: str) -> str:
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-# What went wrong, and what to do about it. A message of the server is never passed on: it may quote a row.
+# What went wrong, and what to do about it. The server's own message is never passed on: it may quote a row.
 
 
 class LostConnection(StoreUnavailable):
-    """The connection is gone. Over another one, the same may succeed."""
+    """The connection is lost. The operation may succeed over another one."""
 
 
 _SERVER: Final = "check that PostgreSQL runs there and accepts connections from this host"
@@ -155,7 +155,7 @@ _LOST: Final = (
 def unavailable(error: Exception, name: str) -> StoreUnavailable:
     """The exception in the store's terms: what happened, and what to do. `name`: the store, without its password."""
     code = getattr(error, "sqlstate", None) or type(error).__name__
-    if type(error) is ConnectionError:  # Of asyncpg itself.
+    if type(error) is ConnectionError:  # Raised by asyncpg itself.
         advice = "refuses TLS: set it up there, or write another sslmode"
         return StoreUnavailable(f"the key store {name} {advice} [{code}]", cause=advice)
     if type(error) is asyncpg.InterfaceError:  # It was closed, or is about to be, after a question without an answer.
@@ -177,7 +177,7 @@ def _advice(error: Exception) -> str:
 
 @contextmanager
 def reported(name: str) -> Iterator[None]:
-    """Every error of asyncpg or of the network inside becomes StoreUnavailable, a broken constraint DuplicateRow."""
+    """Turn errors of asyncpg and the network into StoreUnavailable, and a broken constraint into DuplicateRow."""
     try:
         yield
     except asyncpg.IntegrityConstraintViolationError as error:

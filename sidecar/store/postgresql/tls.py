@@ -1,4 +1,7 @@
-"""TLS to PostgreSQL, set up as libpq says: asyncpg would read authorities and keys from the disk on the event loop."""
+"""TLS to PostgreSQL, with libpq's rules.
+
+asyncpg itself would read certificates and keys from disk on the event loop.
+"""
 
 import os
 import ssl
@@ -10,15 +13,15 @@ from urllib.parse import parse_qsl
 _VERIFIED: Final = ("verify-ca", "verify-full")
 _ALWAYS: Final = ("require", *_VERIFIED)
 _NOT_OURS: Final = ("PGSERVICE", "PGSSLNEGOTIATION")
-"""Variables with which asyncpg decides by more than the URL."""
+"""Environment variables that asyncpg uses in addition to the URL."""
 _ALPN: Final = "postgresql"
 _VERSIONS: Final = {"min": ssl.TLSVersion.TLSv1_2, "max": ssl.TLSVersion.MAXIMUM_SUPPORTED}
 
 
 def context_of(url: str, environ: Mapping[str, str]) -> ssl.SSLContext | None:
-    """The context of a parsed store URL, for each connection anew, because files are renewed. Blocks.
+    """The context for a parsed store URL, made for each connection, because certificates are renewed. Blocks.
 
-    None leaves it to asyncpg: below `sslmode=require` no authority is read, and what is wrong there it says itself.
+    None leaves it to asyncpg: below `sslmode=require` it reads no certificate authority, and reports errors itself.
     Raises OSError, also ssl.SSLError.
     """
     options = dict(parse_qsl(url.partition("?")[2]))
@@ -50,11 +53,11 @@ def context_of(url: str, environ: Mapping[str, str]) -> ssl.SSLContext | None:
 
 
 def _in_home(name: str) -> str:
-    """A file where libpq looks for it; empty where there is none."""
+    """The path of a file in libpq's folder; empty if there is none."""
     path = Path(os.path.expanduser("~")) / ".postgresql" / name
     return str(path) if path.exists() else ""
 
 
 def _version(text: str, usual: ssl.TLSVersion) -> ssl.TLSVersion:
-    """Raises KeyError for one that there is not."""
+    """Raises KeyError for an unknown version."""
     return ssl.TLSVersion[text.replace(".", "_")] if text else usual

@@ -1,1 +1,1 @@
-"""SQLite as the engine of a store: its connections, its schema, and what only SQLite does in its own way."""
+"""SQLite as the engine of a store: its connections, its schema, and what is specific to SQLite."""

@@ -1,4 +1,4 @@
-"""Copies a SQLite store to one file while others use it, checks the copy, and restores it.
+"""Copies a SQLite store to one file while other processes use it, checks the copy, and restores it.
 
 All functions block, and raise StoreUnavailable.
 """
@@ -19,16 +19,16 @@ from sidecar.store.sqlite.files import COMPANIONS, exclusively, holders, in_use,
 from sidecar.store.sqlite.inspect import Checked, check
 
 Progress = Callable[[int], None]
-"""Called with the number of megabytes that were copied so far."""
+"""Called with the number of megabytes copied so far."""
 
 _PAGES: Final = 1_024
-"""Pages that are copied at once (4 MB), between two calls of Progress."""
+"""Pages copied in one step (4 MB), between two calls of Progress."""
 _MEGABYTE: Final = 1_000_000
 _NOT_WRITTEN: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 
 
 def back_up(path: str, target: str, *, force: bool, progress: Progress = lambda megabytes: None) -> Checked:
-    """Write a checked copy of the store to `target`, mode 0600. Only with `force` is an existing file replaced."""
+    """Write a checked copy of the store to `target`, mode 0600. An existing file is replaced only with `force`."""
     _refuse_target(path, target, force=force)
     with _part_beside(target) as part:
         _copy(path, part, progress)
@@ -70,14 +70,14 @@ def _part_beside(target: str) -> Iterator[str]:
 
 
 def _copy(path: str, part: str, progress: Progress) -> None:
-    """Copy the store as of one moment, including the changes in its log."""
+    """Copy the store as it is at one moment, including the changes in its log."""
     refuse_strays(path)
     with (
         translated(path),
         closing(connect(path, timeout=WRITE_LOCK_SECONDS, mode="ro")) as source,
         closing(connect(part, timeout=0)) as copy,
     ):
-        # A transaction that reads: without it, every write of another process would let the copy begin anew.
+        # A read transaction: without it, every write by another process would restart the copy.
         source.execute("BEGIN")
         [(size,)] = source.execute("PRAGMA page_size")
         source.execute("SELECT count(*) FROM sqlite_master").fetchall()
@@ -87,13 +87,13 @@ def _copy(path: str, part: str, progress: Progress) -> None:
 
         with _written(part):
             source.backup(copy, pages=_PAGES, progress=copied)
-            # One file alone, which can be read where nothing can be written.
+            # A single file, which can be read even where nothing can be written.
             copy.execute("PRAGMA journal_mode = DELETE").fetchall()
 
 
 @contextmanager
 def _written(part: str) -> Iterator[None]:
-    """Tell errors of the copy from those of the store."""
+    """Distinguish errors of the copy from those of the store."""
     try:
         yield
     except sqlite3.Error as error:
@@ -110,7 +110,7 @@ def _sound(file: str, what: str) -> Checked:
 
 
 def _put(part: str, target: str, *, force: bool) -> None:
-    """Give the partial file its name, once all of it has reached the disk."""
+    """Rename the partial file once all of it is on disk."""
     try:
         _sync(part)
         if force:
@@ -125,7 +125,7 @@ def _put(part: str, target: str, *, force: bool) -> None:
 
 
 def _link(file: str, name: str) -> None:
-    """Rename a file to a name that must not exist yet. Raises OSError."""
+    """Rename a file to a name that must not exist. Raises OSError."""
     try:
         os.link(file, name)
     except FileExistsError:
@@ -167,7 +167,7 @@ _CHAINED_SINCE: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revived:
-    """A key that works in the backup, but not in the store, or not for as long."""
+    """A key that works in the backup, but not (or not for as long) in the store."""
 
     id: str
     prefix: str
@@ -223,7 +223,7 @@ def _compared(connection: sqlite3.Connection, times: dict[str, int]) -> Undone:
     return Undone(changes=changes, revived=revived, revived_count=count, backup_at=at)
 
 
-# A backup that comes into the store's place.
+# A backup that replaces the store.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +269,7 @@ class Restore:
         return name
 
     def _move_companions(self, kept: str) -> None:
-        """A log of the old store would be written over the backup."""
+        """Move the old store's log away: SQLite would apply it to the backup."""
         for suffix in COMPANIONS:
             with suppress(FileNotFoundError):
                 os.rename(self.path + suffix, kept + suffix)
@@ -290,7 +290,7 @@ def _fold_log(path: str) -> None:
 
 @contextmanager
 def restoring(path: str, file: str, *, now: int, progress: Progress = lambda megabytes: None) -> Iterator[Restore]:
-    """Check the backup `file` and compare it with the store at `path`; nothing is replaced before `Restore.put`.
+    """Check the backup `file` and compare it with the store at `path`; only `Restore.put` replaces anything.
 
     now: microseconds.
     """

@@ -1,4 +1,4 @@
-"""SQLite's connections: for requests, for management, for writes, and for the generation, each with its thread."""
+"""SQLite's connections: for requests, for management, for writes, and for the generation, each with its own thread."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from sidecar.store.sqlite.files import OpenedFiles, is_there, make, refuse_stray
 from sidecar.store.sqlite.generation import CHANGES, GenerationWatch
 from sidecar.store.sqlite.schema import migrate, version_of
 
-# SQLite's exceptions are translated into what happened and what to do about it.
+# SQLite's exceptions, translated into what happened and what to do about it.
 
 
 _PRIMARY: Final = 0xFF
@@ -41,7 +41,7 @@ _ADVICE: Final = {
 
 
 def is_lock(error: sqlite3.Error) -> bool:
-    """Whether the only cause is that another process holds the database now."""
+    """Whether the only cause is that another process has locked the database."""
     return _code(error) & _PRIMARY in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
 
 
@@ -54,7 +54,7 @@ def unavailable(error: sqlite3.Error, path: str) -> StoreUnavailable:
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
-    """Every sqlite3.Error inside becomes StoreUnavailable, and a broken constraint DuplicateRow."""
+    """Turn each sqlite3.Error into StoreUnavailable, and a broken constraint into DuplicateRow."""
     try:
         yield
     except sqlite3.IntegrityError as error:
@@ -64,11 +64,11 @@ def translated(path: str) -> Iterator[None]:
 
 
 def _code(error: sqlite3.Error) -> int:
-    # Errors of the module itself (a closed connection) have no code.
+    # Errors of the module itself, such as a closed connection, have no code.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
 
 
-# The store's file is created for its owner only, and checked before it is used.
+# The store's file is readable only by its owner, and is checked before use.
 
 
 WRITE_LOCK_SECONDS = 5.0
@@ -77,10 +77,10 @@ _ISSUE = "`sidecar keys issue` or `sidecar store make` makes it"
 
 
 def prepare(path: str, *, create: bool) -> None:
-    """Make sure that a store of the newest schema, in WAL mode, is at `path`. Blocking.
+    """Ensure that there is a store with the newest schema, in WAL mode, at `path`. Blocks.
 
-    Raises StoreUnavailable; without `create`, also where there is no store: an empty store in the place of a lost one
-    would refuse every key.
+    Raises StoreUnavailable; without `create`, also if there is no store: an empty store in place of a lost one would
+    refuse every key.
     """
     if create:
         make(path)
@@ -99,7 +99,7 @@ def prepare(path: str, *, create: bool) -> None:
 def _switched_to_wal(connection: sqlite3.Connection) -> str:
     """Switch to WAL, and return the mode that is in force.
 
-    Of several processes that ask at once, each may hold what the others wait for: so none waits, and each tries again.
+    If several processes try at once, each may hold a lock that the others need: so none waits, and each retries.
     """
     deadline = time.monotonic() + WRITE_LOCK_SECONDS
     connection.execute("PRAGMA busy_timeout = 0")
@@ -125,16 +125,16 @@ def uri_of(path: str, mode: str) -> str:
 
 
 FIND_SECONDS: Final = 1.0
-"""A request waits at most this long, queueing included."""
+"""A request waits at most this long, including the queue."""
 READ_SECONDS: Final = 5.0
 _PARAMETERS: Final = 32_766
-"""Most values of one statement, by SQLite's default."""
+"""Most values in one statement, by SQLite's default."""
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class SqliteConnection:
-    """One connection and its thread; one user at a time, so that nobody joins the transaction of another."""
+    """One connection and its thread; one user at a time, so that no one joins another's transaction."""
 
     def __init__(self, connection: aiosqlite.Connection, path: str) -> None:
         """Use `open`."""
@@ -166,7 +166,7 @@ class SqliteConnection:
             return list(await self._connection.execute_fetchall(sql, values))
 
     async def execute(self, sql: str, values: Parameters = ()) -> None:
-        # One turn of the connection's thread; a cursor of its own would take two.
+        # One turn of the connection's thread; a separate cursor would take two.
         await self.fetch(sql, values)
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -174,7 +174,7 @@ class SqliteConnection:
             await self._connection.executemany(sql, rows)
 
     async def insert(self, into: str, rows: Sequence[Sequence[Any]]) -> None:
-        # Few statements, because each of them costs a turn for the interpreter's lock.
+        # Few statements, because each one has to wait for the interpreter's lock.
         at_once = _PARAMETERS // len(rows[0]) if rows else 1
         if len(rows) > at_once:
             await self._insert_gathered(into, rows, at_once)
@@ -182,10 +182,10 @@ class SqliteConnection:
             await self.execute(*_values_of(into, rows))
 
     async def _insert_gathered(self, into: str, rows: Sequence[Sequence[Any]], at_once: int) -> None:
-        """All rows with one statement, from a table that only this connection sees.
+        """Insert all rows with one statement, from a table that only this connection sees.
 
-        Each statement keeps the old content of every page that it changes, and ends with a segment of its own in the
-        full-text index, which later ones are merged with: many statements cost half as much again as one.
+        Each statement keeps the old content of every page that it changes, and adds a segment to the full-text index
+        that must be merged later: many statements cost half as much again as one.
         """
         gathered = f"temp.gathered_{len(rows[0])}"
         columns = ", ".join(f"c{number}" for number in range(len(rows[0])))
@@ -198,7 +198,7 @@ class SqliteConnection:
             await self.execute(f"DELETE FROM {gathered}")  # noqa: S608 - a name of our own
 
     async def read(self, sql: str, values: Parameters, seconds: float) -> list[Any]:
-        """Rows within `seconds`, waiting for the connection included. Raises StoreUnavailable past them."""
+        """Rows within `seconds`, including the wait for the connection. Raises StoreUnavailable after that."""
         reading = asyncio.ensure_future(self._fetch_in_turn(sql, values))
         try:
             if await answers_within(seconds, reading):
@@ -275,8 +275,8 @@ class SqliteDatabase(Steps):
         self.is_open = False
         await self._watch.close()
         writers, reader = self.connections[:-1], self.connections[-1:]
-        # The last connection to end writes its log into the database and removes the files in the log's place: not
-        # where another process has begun a log of its own. A connection that only reads cannot.
+        # The last connection to close writes its log into the database and removes the files at the log's path. It must
+        # not if another process has begun its own log there. A read-only connection cannot.
         await _close([*writers, *reader] if self._files.replaced() else [*reader, *writers])
 
     async def may_issue(self) -> bool:
@@ -286,7 +286,7 @@ class SqliteDatabase(Steps):
         return self._clock.micros()
 
     def indexed(self, table: str, index: str) -> str:
-        # Without statistics SQLite takes a less selective index.
+        # Without statistics, SQLite chooses a less selective index.
         return f"{table} INDEXED BY {index}"
 
     async def lookup(self, operation: str, sql: str, values: Sequence[Any] = ()) -> list[Any]:
@@ -302,7 +302,7 @@ class SqliteDatabase(Steps):
         connection = self._write
         with self.operation(operation), self.write_noted():
             async with connection.lock:
-                # A write into a file that was taken away would be acknowledged and lost.
+                # A write to a file that was moved away would be acknowledged and lost.
                 self._files.check()
                 try:
                     await connection.execute("BEGIN IMMEDIATE")
@@ -310,16 +310,17 @@ class SqliteDatabase(Steps):
                     await connection.commit()
                     self._files.check()
                 except BaseException:
-                    # A cancelled statement still runs on its thread; the rollback queues behind it.
+                    # A cancelled statement keeps running on its thread; the rollback queues behind it.
                     await connection.rollback()
                     raise
 
     async def retry_write(self) -> None:
-        """Where the last change was not written, write again, so that `write_problem` ends by itself."""
+        """If the last change was not written, write again, so that `write_problem` clears once writing works again."""
         if self.write_problem:
             with suppress(StoreUnavailable):
                 async with self.transaction("retry_write") as connection:
-                    # SQLite writes no page whose content stays the same; once it succeeds, keys are looked up anew.
+                    # SQLite does not write unchanged pages, so this changes the number; after a success, keys are
+                    # looked up again.
                     await connection.execute("UPDATE generation SET value = random()")
 
 

@@ -1,7 +1,7 @@
 """The files of a SQLite store: the database, its write-ahead log (`-wal`) and the log's index (`-shm`).
 
-All three belong together. A process that opens the database while others use it with a log that is gone gets a log of
-its own: neither sees what the other writes, and the last one to end overwrites what the other wrote.
+All three belong together. If the log is removed while processes use it, the next process to open the database gets a
+log of its own: neither side sees the other's writes, and the last to close overwrites what the other wrote.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ COMPANIONS: Final = ("-wal", "-shm")
 RESTART: Final = "stop all that use the store, then restart"
 
 _OPENING_SECONDS: Final = 1.0
-"""Another process that opens or closes the store holds a lock before its log is there, for some milliseconds."""
+"""A process that opens or closes the store holds a lock for some milliseconds before its log exists."""
 _POLL_SECONDS: Final = 0.02
 _TOGETHER_NS: Final = 10_000_000_000
 _HEADER, _FRAME = 32, 24
@@ -57,9 +57,7 @@ def make(path: str) -> None:
 
 
 def is_there(path: str) -> bool:
-    """Whether there is a file. Raises StoreUnavailable where this cannot be told: a store that this user may not see
-    is not a missing one.
-    """
+    """Whether there is a file. Raises StoreUnavailable if that is unknown, as for a store that this user cannot see."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -83,24 +81,27 @@ def refuse_unwritable(path: str) -> None:
 
 
 class OpenedFiles:
-    """The files that were opened. Others in their places hold other keys, and their revocations would be missed."""
+    """The files that were opened. If others took their places, revocations in them would be missed."""
 
     def __init__(self, path: str) -> None:
-        """To be made once the store was read, because that is when SQLite opens the log. Raises StoreUnavailable."""
+        """Call after the first read, because that is when SQLite opens the log. Raises StoreUnavailable."""
         self.path = path
         self._database = self._identity_of_database()
         self._companions = [_identity(path + suffix) for suffix in COMPANIONS]
         self.index = self._descriptor_of_index()
-        """SQLite's own descriptor of the -shm file, to read from as long as a connection is open. See there."""
+        """SQLite's own descriptor of the -shm file, valid while a connection is open. See `_descriptor_of_index`."""
 
     def check_database(self) -> None:
-        """Raises StoreUnavailable when the path no longer leads to the file that was opened. About a microsecond."""
+        """Raises StoreUnavailable if the path no longer leads to the file that was opened.
+
+        Takes about a microsecond.
+        """
         if self._identity_of_database() != self._database:
             happened = "was replaced while in use: restart the sidecar"
             raise StoreUnavailable(f"the key store {self.path} {happened}", cause=happened)
 
     def check(self) -> None:
-        """Raises StoreUnavailable when one of the three files is not the one that was opened."""
+        """Raises StoreUnavailable if one of the three files is not the one that was opened."""
         self.check_database()
         for suffix, opened in zip(COMPANIONS, self._companions, strict=True):
             if (found := _identity(self.path + suffix)) != opened:
@@ -111,18 +112,18 @@ class OpenedFiles:
                 )
 
     def replaced(self) -> bool:
-        """Whether another process may write to a log of its own, which must be left alone."""
+        """Whether another process may have its own log, which must not be touched."""
         found = [_identity(self.path + suffix) for suffix in COMPANIONS]
         return any(new not in (None, old) for new, old in zip(found, self._companions, strict=True))
 
     def _descriptor_of_index(self) -> int:
-        """One of our own could never be closed: with it, the system would drop every lock that SQLite holds on the file
+        """SQLite's descriptor, because closing one of our own would drop every lock that SQLite holds on the file
         (sqlite.org/howtocorrupt.html, section 2.2).
         """
         index = self._companions[1]
         with suppress(OSError):
             for number in map(int, os.listdir("/dev/fd")):
-                with suppress(OSError):  # The list's own is closed by now.
+                with suppress(OSError):  # The descriptor of the listing is already closed.
                     if _identity(number) == index is not None:
                         return number
         raise StoreUnavailable(
@@ -142,7 +143,7 @@ class OpenedFiles:
 
 
 def refuse_strays(path: str) -> None:
-    """Raises StoreUnavailable for a database that is not one with its log: taken away from users, or not its own."""
+    """Raises StoreUnavailable if the log is gone while a process uses the database, or belongs to another one."""
     _refuse_lost_log(path)
     _refuse_foreign_log(path)
 
@@ -164,7 +165,7 @@ def _lacks_companions(path: str) -> bool:
 def _is_used(path: str) -> bool:
     """Whether a process, this one included, holds the lock that SQLite keeps on an open database in WAL mode.
 
-    False where the kernel has no list of locks.
+    False if the kernel has no list of locks.
     """
     return any(True for _ in _locks_of(path))
 
@@ -172,7 +173,7 @@ def _is_used(path: str) -> bool:
 def _locks_of(path: str) -> Iterator[list[str]]:
     """The locks on a file, in the words of /proc/locks (proc(5)): number, kind, mode, access, process, file, …
 
-    From the kernel's list, because asking by a descriptor of our own would give up this process's locks on the file.
+    From the kernel's list, because closing a descriptor of our own would release this process's locks on the file.
     """
     try:
         found = os.stat(path)
@@ -184,9 +185,9 @@ def _locks_of(path: str) -> Iterator[list[str]]:
 
 
 def holders(path: str) -> dict[int, str]:
-    """The other processes that have the database open: process id to the program's name, where it can be read.
+    """The other processes that have the database open: process id to program name, if that can be read.
 
-    Processes of other containers are not in the list; see `exclusively`.
+    Processes in other containers are not listed; see `exclusively`.
     """
     pids = {int(words[4]) for words in _locks_of(path) if words[1] == "POSIX" and words[4].isdigit()}
     return {pid: _program(pid) for pid in sorted(pids - {os.getpid(), 0})}
@@ -200,22 +201,22 @@ def _program(pid: int) -> str:
 
 
 def refuse_used(path: str) -> None:
-    """Raises StoreUnavailable where another process has the database open, and says which."""
+    """Raises StoreUnavailable, naming the process, if another one has the database open."""
     if found := holders(path):
         who = " and ".join(f"process {pid}" + (f" ({program})" if program else "") for pid, program in found.items())
         raise StoreUnavailable(f"the key store {path} is used by {who}: stop it first")
 
 
 def in_use(path: str) -> StoreUnavailable:
-    """The exception where nobody knows by whom."""
+    """The exception if it is unknown which process uses the store."""
     return StoreUnavailable(f"the key store {path} is used by another process: stop it first")
 
 
 @contextmanager
 def exclusively(path: str) -> Iterator[None]:
-    """Let no process open the database meanwhile. Raises StoreUnavailable where one has it open, in any container.
+    """Keep other processes from opening the database. Raises StoreUnavailable if one has it open, in any container.
 
-    Not for a process that has the database open itself: its own locks are given up at the end. Raises OSError, too.
+    Not for a process that has the database open itself: it would lose its own locks. Also raises OSError.
     """
     refuse_used(path)
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -256,8 +257,8 @@ def _refuse_foreign_log(path: str) -> None:
 def _came_later(database: os.stat_result, log: os.stat_result) -> bool:
     """Whether the database was written, or put in its place, after the log.
 
-    By the time of the change of status, which `cp -p`, `mv` and `tar` cannot set. A new owner or place sets it, too:
-    where the log got one after its last write, the database may have got it just afterwards.
+    Compares the times of the last status change, which `cp -p`, `mv` and `tar` cannot set. A new owner or path also
+    sets it: if the log got one after its last write, the database may have got it just afterwards.
     """
     moved = log.st_ctime_ns != log.st_mtime_ns
     return database.st_ctime_ns - log.st_ctime_ns > (_TOGETHER_NS if moved else 0)

@@ -1,9 +1,9 @@
-"""Whether any process has changed a key, and which, found out without waiting for anybody.
+"""Detects whether any process has changed a key, and which, without waiting for a lock.
 
-SQLite cannot be asked on the event loop: where another process holds locks of the `-shm` file, it sleeps for up to ten
-seconds. But every commit changes the header of the log's index, at the start of that file
-(sqlite.org/walformat.html, section 2.1), and reading a file takes no lock. While the header is the same, nothing was
-committed, and no lock matters. Once it is another one, SQLite is asked in a thread, and requests wait for its answer.
+SQLite cannot be queried on the event loop: if another process holds locks on the `-shm` file, it sleeps for up to ten
+seconds. But every commit changes the header of the log's index, at the start of that file (sqlite.org/walformat.html,
+section 2.1), and reading a file takes no lock. While the header is the same, nothing was committed, and no lock
+matters. Once it changes, a thread queries SQLite, and requests wait for the result.
 """
 
 import asyncio
@@ -20,29 +20,31 @@ from sidecar.store.sqlite.files import RESTART, OpenedFiles
 
 CHANGES: Final = """SELECT value, serial, token, key_id FROM generation LEFT JOIN key_change ON serial >= ?
     ORDER BY serial DESC LIMIT ?"""
-"""The generation, with the newest changes of keys; all of one commit, because one statement sees one.
+"""The generation, with the newest changes of keys, all as of one commit, because a statement sees only one.
 
-Most commits are last-used times and quota states. Triggers write both tables with every change of a key; a key that is
-added changes the generation only.
+Most commits write last-used times and quota states. Triggers write both tables on every change of a key; a new key only
+changes the generation.
 """
 
 _INDEX_HEADER: Final = 96
-"""Bytes of the index's header, which stands there twice."""
+"""Bytes of the index's header, which is stored twice."""
 _COMPANIONS_MICROS: Final = 20_000
-"""How long a -wal or -shm file that is gone may stay unseen by requests: two more calls of the system for each would
-cost a tenth of a request. Writes look at each."""
+"""How long requests may miss that a -wal or -shm file is gone.
+
+Two more system calls each would cost a tenth of a request. Writes always check.
+"""
 
 WAIT_SECONDS: Final = 1.0
-"""How long SQLite may take to answer, before requests are told that the store is unavailable."""
+"""How long SQLite may take to respond before requests fail with an unavailable store."""
 _LEAST_SECONDS: Final = 0.1
-"""What each request waits after that."""
+"""How long each request waits after that."""
 _PAUSE_SECONDS: Final = 0.02
 
 
 class GenerationWatch:
-    """Knows the number that changes with every change of a key, by any process.
+    """Keeps the number that changes with every change of a key, by any process.
 
-    fetch: rows of CHANGES for its two values, from a connection that nobody else uses. Raises StoreUnavailable.
+    fetch: runs CHANGES with its two values, on a connection of its own. Raises StoreUnavailable.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class GenerationWatch:
         self._index = files.index
         self._checked_at = clock.micros()
         self._header = b""
-        """The one from before the number was read, and after."""
+        """The header before the number was read, and after."""
         self._changes = KeyChanges()
         self.changes_since = self._changes.since
         self._newest: Any = None
@@ -63,7 +65,7 @@ class GenerationWatch:
         self._open = True
 
     def current(self) -> int | None:
-        """The number; None where something was committed, so that only `read` can tell. Takes some microseconds.
+        """The number; None after a commit, when only `read` can find it out. Takes some microseconds.
 
         Raises StoreUnavailable.
         """
@@ -76,12 +78,12 @@ class GenerationWatch:
         return self._changes.generation if self._read_header() == self._header else None
 
     async def read(self) -> int:
-        """The number, in which every change counts that was acknowledged before the call.
+        """The number, including every change acknowledged before the call.
 
-        Raises StoreUnavailable where SQLite does not answer within WAIT_SECONDS.
+        Raises StoreUnavailable if SQLite does not respond within WAIT_SECONDS.
         """
         if self._asking is not None:
-            # It may have read the number before the change; an answer that is asked for from now on has it.
+            # The running query may have read the number before the change; one that starts now includes it.
             await self._answered(self._asking)
         found = self.current()
         if found is not None:
@@ -106,9 +108,9 @@ class GenerationWatch:
             raise StoreUnavailable(self._trouble or f"the key store {self._files.path} is held by another process")
 
     async def _ask(self) -> None:
-        """Ask until there is an answer, so that it is known as soon as the store is back."""
+        """Query until there is a result, so that it is known as soon as the store is back."""
         try:
-            while not await self._learned():  # noqa: ASYNC110 - SQLite tells nobody that a lock is gone
+            while not await self._learned():  # noqa: ASYNC110 - SQLite does not announce that a lock is gone
                 await asyncio.sleep(_PAUSE_SECONDS)
             self._trouble = ""
         finally:
@@ -118,7 +120,7 @@ class GenerationWatch:
         try:
             before = self._read_header()
             self._note(await self._fetch((self._newest[0] if self._newest else 0, MOST_CHANGES + 1)))
-            # What was committed in between may be in the number or not.
+            # The number may or may not include commits in between.
             self._header = before if before == self._read_header() else b""
         except StoreUnavailable as error:
             self._trouble = str(error)
@@ -126,7 +128,7 @@ class GenerationWatch:
         return True
 
     def _note(self, rows: Sequence[Any]) -> None:
-        """The changes are known where the rows lead back to the one that was the newest before."""
+        """The changes are known if the rows reach back to the previous newest change."""
         found = [row[1:3] for row in rows]
         known = self._newest is not None and found[-1] == self._newest
         self._newest = found[0] if found[0][0] is not None else None
@@ -141,6 +143,6 @@ class GenerationWatch:
         except OSError as error:
             raise StoreUnavailable(f"{self._files.path}-shm cannot be read ({error.strerror}): {RESTART}") from error
         if len(header) < _INDEX_HEADER:
-            # SQLite has mapped the file: the process would end by SIGBUS if it read what was cut off.
+            # SQLite has mapped the file: reading a truncated part would kill the process with SIGBUS.
             raise StoreUnavailable(f"{self._files.path}-shm was cut off while the key store is in use: {RESTART}")
         return header

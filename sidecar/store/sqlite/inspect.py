@@ -1,6 +1,6 @@
-"""Reports on a SQLite store that change nothing: neither its schema nor its journal, whatever its version.
+"""Reports on a SQLite store of any version, without changing anything: neither its schema nor its journal.
 
-All of it blocks.
+All functions block.
 """
 
 import os
@@ -30,7 +30,7 @@ _ALGORITHMS: Final = "SELECT algorithm, count(*) FROM api_key WHERE status <> 'r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreReport:
-    """The schema, the journal, and what is known of the keys; nothing of these in a schema newer than the program's."""
+    """The schema, the journal, and facts about the keys, unless the schema is newer than the program's."""
 
     version: int
     """0: empty."""
@@ -41,10 +41,10 @@ class StoreReport:
     """The latest time that was written, in microseconds; 0 for none."""
     audit_rows: int = 0
     active: int = 0
-    """Keys that are taken now."""
+    """Keys that are valid now."""
     without_expiry: int = 0
     too_old: int = 0
-    """Of the active ones, those older than asked for."""
+    """Active keys that are older than asked for."""
     algorithms: Mapping[str, int]
     """Keys that are not revoked, by the algorithm of their digest."""
 
@@ -61,7 +61,7 @@ def inspect(path: str, *, now: int, max_age_seconds: float | None) -> StoreRepor
 
 @contextmanager
 def opened_to_read(path: str) -> Iterator[sqlite3.Connection]:
-    """A connection that changes nothing. Raises StoreUnavailable, also where there is no store."""
+    """A connection that changes nothing. Raises StoreUnavailable, also if there is no store."""
     if not is_there(path):
         raise StoreUnavailable(f"there is no key store at {path}")
     refuse_strays(path)
@@ -70,7 +70,7 @@ def opened_to_read(path: str) -> Iterator[sqlite3.Connection]:
 
 
 def lock_seconds(path: str) -> float:
-    """How long it took to get the right to write, which is given back. Blocks. Raises StoreUnavailable."""
+    """How long it took to get the write lock, which is released again. Blocks. Raises StoreUnavailable."""
     with translated(path), closing(connect(path, timeout=_LOCK_SECONDS)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
         started = time.perf_counter()
@@ -97,12 +97,12 @@ def _with_keys(connection: sqlite3.Connection, known: StoreReport, now: int, old
     )
 
 
-# What operators ask of a store: `sidecar store info`.
+# What operators ask about a store: `sidecar store info`.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
-    """What a store holds, and who holds it."""
+    """What a store contains, and which processes have it open."""
 
     engine: str
     path: str
@@ -111,7 +111,7 @@ class StoreInfo:
     version: int
     """Of the schema; 0: empty."""
     newest_version: int
-    """This program's own, the newest that it reads; it migrates older ones."""
+    """This program's own version, the newest that it reads; it migrates older ones."""
     keys: Mapping[str, int] = field(default_factory=dict)
     """By status, as it is now."""
     audit_rows: int = 0
@@ -122,9 +122,9 @@ class StoreInfo:
     used_at: int | None = None
     """The last use of any key."""
     holders: Mapping[int, str] = field(default_factory=dict)
-    """The processes that have it open: id to the name of the program. Those of other containers are not known."""
+    """The processes that have it open: id to program name. Those in other containers are unknown."""
     connections: int | None = None
-    """Of sidecars and commands to a server; None for a file."""
+    """Of sidecars and commands, to a server; None for a file."""
 
 
 _STANDINGS: Final = """SELECT CASE WHEN status <> 'active' THEN status WHEN expires_at <= :now THEN 'expired'
@@ -170,13 +170,13 @@ def _size_of(path: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What was found. `problems` is empty where the store is sound."""
+    """The result. `problems` is empty if the store is sound."""
 
     problems: tuple[str, ...]
     version: int
     keys: int = 0
     audit: AuditState | None = None
-    """None where the chain could not be followed."""
+    """None if the chain could not be followed."""
 
 
 _MOST_DAMAGES: Final = 10
@@ -204,21 +204,21 @@ _WRONG: Final = {
         "{keys} in the audit that the store does not have: the sidecar did not remove them"
     ),
 }
-"""A query that counts keys, and what they are if there are any."""
+"""A query that counts keys, and how to describe them if there are any."""
 OF_KEYS: Final = ("usage", "usage_day", "key_network", "unusual", "idempotency")
-"""Tables whose rows name a key, or none."""
+"""Tables whose rows name a key, or no key."""
 _STATUSES: Final = ("active", "disabled", "revoked")
 _WORD_OF_STATUS: Final = "\ue000s"
-"""What the search index says of a key with a status, see schema.py."""
+"""The words of the search index for a key with a status; see schema.py."""
 
 
 def check(path: str, *, progress: Callable[[int], None] = lambda rows: None) -> Checked:
-    """Look at all that the store holds. `progress` gets the rows of the audit so far.
+    """Check everything in the store. `progress` receives the number of audit rows so far.
 
-    Raises StoreUnavailable where it cannot be read at all.
+    Raises StoreUnavailable if it cannot be read at all.
     """
     with opened_to_read(path) as connection:
-        connection.execute("BEGIN")  # What others write meanwhile is in none of the answers, or in all.
+        connection.execute("BEGIN")  # Concurrent writes appear in all of the results or in none.
         damage = list(islice(_damages(connection), _MOST_DAMAGES))
         if damage:
             return Checked(problems=(*damage, f"the file is damaged: {RESTORE}"), version=0)
@@ -234,8 +234,8 @@ def check(path: str, *, progress: Callable[[int], None] = lambda rows: None) -> 
 def _damages(connection: sqlite3.Connection) -> Iterator[str]:
     """What SQLite finds wrong with its pages, indexes and constraints.
 
-    Version 3.40 finds NULL in columns that come after the primary key of a table without rowid, where none is: such a
-    column is looked at. (All are asked for, so that these do not take the place of others.)
+    Version 3.40 wrongly reports NULL in columns after the primary key of a table without rowid, so such a column is
+    checked again. (All findings are requested, so that these do not crowd out real ones.)
     """
     at_fault: dict[str, bool] = {}
     for (found,) in connection.execute(f"PRAGMA integrity_check({2**31 - 1})"):
@@ -275,7 +275,7 @@ def _problems(connection: sqlite3.Connection, version: int) -> Iterator[str]:
     if connection.execute("SELECT 1 FROM quota_state WHERE quota = ? LIMIT 1", (COPYING,)).fetchall():
         yield UNFINISHED
     if version >= _CHAINED_SINCE:
-        yield from _strangers(connection)
+        yield from _orphans(connection)
         yield from _lost_words(connection)
 
 
@@ -283,8 +283,8 @@ def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
     return {(kind, name) for kind, name in connection.execute(OBJECTS)}
 
 
-def _strangers(connection: sqlite3.Connection) -> Iterator[str]:
-    """Rows of keys that the store does not have. One without any key may hold the use of keys that stand elsewhere."""
+def _orphans(connection: sqlite3.Connection) -> Iterator[str]:
+    """Rows of keys that the store does not have. A store without keys may hold the use of keys stored elsewhere."""
     if not connection.execute("SELECT 1 FROM api_key LIMIT 1").fetchall():
         return
     for table in OF_KEYS:
@@ -295,7 +295,7 @@ def _strangers(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _lost_words(connection: sqlite3.Connection) -> Iterator[str]:
-    """Keys that the search index does not know, or knows otherwise."""
+    """Keys that the search index lacks, or has with other words."""
     for status in _STATUSES:
         [(stored,)] = connection.execute("SELECT count(*) FROM api_key WHERE status = ?", (status,))
         word = f'"{_WORD_OF_STATUS}{status}"'

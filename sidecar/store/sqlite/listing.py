@@ -4,11 +4,11 @@ Newest first, every statement reads keys in order of `serial` and stops at the e
 rarest condition:
 
 - at most one filter: its index, which holds serials in order;
-- several filters, or words to search for: the full-text index, which combines all of them, in order;
-- only expired, retiring or retired keys: the index on their time, because they may be few among many, and old.
+- several filters, or search words: the full-text index, which combines them, in order;
+- only expired, retiring or retired keys: the index on their time, because they may be rare and old.
 
-In another order, keys are read in the order of its index up to the end of the page. Only where a tenant is chosen or
-words are searched for, its keys are read and sorted.
+In any other order, keys are read in the order of its index up to the end of the page. Only with a tenant or search
+words, the matching keys are read and sorted.
 """
 
 import re
@@ -20,7 +20,7 @@ from sidecar.keys.records import COLUMNS
 from sidecar.store.sqlite.schema import SORTED_BY
 
 MOST_BEGINNINGS: Final = 10_000
-"""Most ids or stored prefixes that a searched text may begin; a more common beginning is not searched for there."""
+"""A search term with which more ids or stored prefixes than this begin is too common to search for in them."""
 
 _SELECT: Final = f"SELECT serial, {', '.join(COLUMNS)} FROM"
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -47,7 +47,7 @@ Statement = tuple[str, dict[str, Any]]
 
 
 def page_statements(wanted: KeyFilter, now: int) -> Iterator[Statement]:
-    """Statements whose rows, `serial` and then COLUMNS, together hold the page. `now` in microseconds."""
+    """Statements whose rows (`serial`, then COLUMNS) together contain the page. `now` in microseconds."""
     page = _Page(wanted, now)
     if wanted.sort != "created":
         yield page.by_order()
@@ -171,13 +171,13 @@ class _Page:
 
 
 def _terms(text: str) -> list[str]:
-    """The words of a search. Only the last may be unfinished: a whole one is found without what it begins."""
+    """The words of a search. Only the last may be unfinished: the others match whole words only."""
     words = _WORD.findall(text)
     return [*(f'"{word}"' for word in words[:-1]), f'"{words[-1]}" *'] if words else []
 
 
 def _few(column: str) -> str:
-    """Serials of the keys whose `column` begins with the text, unless these are too many."""
+    """Serials of the keys whose `column` begins with the text, unless there are too many."""
     among = f"FROM api_key WHERE {column} >= :first AND {column} < :last"
     few = f"(SELECT count(*) FROM (SELECT 1 {among} LIMIT {MOST_BEGINNINGS + 1})) <= {MOST_BEGINNINGS}"  # noqa: S608 - no input
     return f"SELECT * FROM (SELECT serial {among} AND {few} LIMIT {MOST_BEGINNINGS})"  # noqa: S608 - no input

@@ -27,10 +27,10 @@ _MARK: Final = "char(57344)"
 
 
 def _text_of(row: str, *, dates: Callable[[str, str], str]) -> str:
-    """The words by which a row is searched: of its name and tenant, and one word for each filter.
+    """The search words of a row: those of its name and tenant, and one for each filter.
 
-    A filter's word begins with a character of the private use area, which no name has, so that no search finds it.
-    dates: the words that tell whether the row has such a date, by letter and column.
+    A filter's word begins with a private-use character, which no name contains, so that no search finds it.
+    dates: makes the words for whether the row has a date, from a letter and a column.
     """
     facets = (
         *(
@@ -54,14 +54,14 @@ def _either_word(letter: str, column: str) -> str:
 
 
 def _word_or_none(letter: str, column: str) -> str:
-    """`x1` or nothing: that a key has no such date is not searched for, and each word costs four entries."""
+    """`x1` or nothing: nobody searches for keys without such a date, and each word costs four entries."""
     return f"iif({column} IS NULL, '', {_MARK} || '{letter}1')"
 
 
 _ADD_TEXT = "INSERT INTO key_text (rowid, words)"
 _DROP_TEXT = "INSERT INTO key_text (key_text, rowid, words) SELECT 'delete',"
 
-# Rebuilt rather than altered: pages and search need `serial`, and only a declared column survives a VACUUM.
+# Rebuilt, not altered: pages and search need `serial`, and only a declared column survives a VACUUM.
 _KEYS = (
     """CREATE TABLE api_key_2 (
         serial INTEGER PRIMARY KEY,
@@ -166,7 +166,7 @@ _REST = (
         count INTEGER NOT NULL,
         PRIMARY KEY (key_id, day, route, status_class)
     ) WITHOUT ROWID""",
-    # Sums over all keys stand beside the keys, under no id.
+    # Sums over all keys are stored next to the keys, with an empty id.
     """INSERT INTO usage (key_id, hour, route, status_class, count)
         SELECT '', hour, route, status_class, sum(count) FROM usage GROUP BY hour, route, status_class""",
     "CREATE INDEX usage_hour ON usage (hour)",
@@ -197,7 +197,7 @@ SECOND: tuple[str, ...] = (*_KEYS, *_SEARCH, *_AUDIT, *_REST)
 
 
 def _with_reason(table: str, unit: str) -> tuple[str, ...]:
-    """A table of counts made anew, because a primary key cannot be altered. Older counts have no reason."""
+    """Rebuild a table of counts, because a primary key cannot be altered. Older counts have no reason."""
     counted = f"key_id, {unit}, route, status_class"
     return (
         f"""CREATE TABLE {table}_3 (
@@ -226,7 +226,7 @@ _CHAINED_AT_ONCE: Final = 10_000
 
 
 def _chain_audit(connection: sqlite3.Connection) -> None:
-    """Chain the rows of an audit that had no hashes yet, as they are, and number them without gaps."""
+    """Chain the rows of an audit without hashes, unchanged, and number them without gaps."""
     head, done = Head(), 0
     sql = f"SELECT {', '.join(CHAINED)} FROM audit WHERE id > ? ORDER BY id LIMIT {_CHAINED_AT_ONCE}"  # noqa: S608 - no input
     while rows := connection.execute(sql, (done,)).fetchall():
@@ -237,7 +237,7 @@ def _chain_audit(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE audit_head SET id = ?, hash = ?", (head.id, head.hash))
 
 
-# The generation is a random number: a counter could come back to an old value after a backup is restored in place.
+# The generation is a random number: a counter could return to an old value after a backup is restored in place.
 _BUMP = "BEGIN UPDATE generation SET value = random(); END"
 
 _FIRST = (
@@ -303,7 +303,7 @@ _FIRST = (
     f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE} ON api_key {_BUMP}",
 )
 
-# From the second to the third: keys in other orders than that of their age. Every statement that sorts names its index.
+# From the second to the third: keys in orders other than by age. Every statement that sorts names its index.
 THE_LAST: Final = 2**63 - 1
 SORTED_BY: Final = {
     "name": ("api_key_by_name", "name COLLATE NOCASE"),
@@ -316,10 +316,10 @@ SORTED_BY: Final = {
 
 FOURTH: Final = tuple(f"CREATE INDEX {index} ON api_key ({by})" for index, by in dict(SORTED_BY.values()).items())
 
-# From the fourth to the fifth: which keys were changed, so that processes read only these again.
+# From the fourth to the fifth: which keys changed, so that processes only reread these.
 
 KEPT_CHANGES: Final = 10_000
-"""So many changes are remembered. Who missed more takes every key for changed."""
+"""This many changes are kept. A process that missed more assumes that every key changed."""
 _NOTE_CHANGE: Final = f"""BEGIN
     UPDATE generation SET value = random();
     INSERT INTO key_change (token, key_id) VALUES (random(), old.id);
@@ -327,9 +327,9 @@ _NOTE_CHANGE: Final = f"""BEGIN
     END"""  # noqa: S608 - a number of our own
 
 FIFTH: Final = (
-    # The token tells a change from another one of the same number, as it may be after a backup is restored in place.
+    # The token distinguishes changes with the same number, which may exist after a backup is restored in place.
     "CREATE TABLE key_change (serial INTEGER PRIMARY KEY, token INTEGER NOT NULL, key_id TEXT NOT NULL)",
-    # Never empty, so that there is always a change to count from.
+    # Never empty, so that there is always a change to start from.
     "INSERT INTO key_change VALUES (1, random(), '')",
     "DROP TRIGGER api_key_changed",
     "DROP TRIGGER api_key_removed",
@@ -337,7 +337,7 @@ FIFTH: Final = (
     f"CREATE TRIGGER api_key_changed AFTER UPDATE OF {_NO_USE}, replaced_at ON api_key {_NOTE_CHANGE}",
 )
 
-# From the fifth to the sixth: a key without an end has no words for that. The words of older keys stay: nobody asks.
+# From the fifth to the sixth: a key without an end has no word for that. Older keys keep theirs, which nobody reads.
 SIXTH: Final = (
     *(f"DROP TRIGGER key_text_{event}" for event in ("added", "removed", "changed")),
     *_text_triggers(_word_or_none),
@@ -350,7 +350,7 @@ MIGRATIONS: tuple[tuple[Step, ...], ...] = (_FIRST, (*SECOND, _chain_audit), THI
 
 
 def version_of(connection: sqlite3.Connection, path: str) -> int:
-    """The schema version; 0 for an empty file. Raises StoreUnavailable for a database of something else."""
+    """The schema version; 0 for an empty file. Raises StoreUnavailable for the database of another program."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
         return 0
@@ -417,10 +417,10 @@ _CACHE_KIB: Final = 256 * 1024
 
 @asynccontextmanager
 async def in_bulk(connection: Connection) -> AsyncIterator[None]:
-    """As InBulk, inside the connection's transaction: B-trees stay in memory meanwhile, and so does what a statement
-    would write into a temporary file (once the connection has tables there, it cannot be told otherwise).
+    """As InBulk, inside the connection's transaction: B-trees and temporary data stay in memory meanwhile, unless the
+    connection already had temporary tables.
 
-    Triggers and indexes stay as they are: a schema that changes makes statements of other processes fail.
+    Triggers and indexes stay: a schema change would make statements of other processes fail.
     """
     await connection.execute("PRAGMA temp_store = MEMORY")
     [(cached,)] = await connection.fetch("PRAGMA cache_size")

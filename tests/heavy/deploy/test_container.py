@@ -134,7 +134,7 @@ def test_foreign_packages_come_as_wheels_only() -> None:
     assert "--only-binary :all:" in fetching[0]
 
 
-def test_what_was_built_has_no_installer_and_nothing_to_compile(image: Path) -> None:
+def test_the_image_has_no_installer_and_no_compiler(image: Path) -> None:
     packages = {path.name.lower() for path in image.glob("opt/sidecar/lib/python*/site-packages/*")}
     assert {"aiohttp", "sidecar"} <= packages
     assert not packages & {"pip", "setuptools", "wheel", "pytest"}

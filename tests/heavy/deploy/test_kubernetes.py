@@ -154,7 +154,7 @@ def test_the_native_sidecar_is_ready_before_the_service_starts(folder: str) -> N
     assert [each["name"] for each in pod_of(folder)["containers"]] == ["service"]
 
 
-def test_the_classic_form_is_the_same_sidecar_beside_the_service() -> None:
+def test_the_classic_manifest_runs_the_same_sidecar_next_to_the_service() -> None:
     native, classic = containers("overlays/native")["sidecar"], containers("overlays/classic")["sidecar"]
     assert {**classic, "restartPolicy": "Always", "lifecycle": native["lifecycle"]} == native
     assert [each["name"] for each in pod_of("overlays/classic")["containers"]] == ["sidecar", "service"]
@@ -178,7 +178,7 @@ def test_the_delays_of_a_pod_that_ends_fit_its_grace_period(folder: str, tmp_pat
 
 
 @pytest.mark.parametrize("folder", NATIVE)
-def test_a_pod_that_ends_drains_its_sidecar_at_once(folder: str, tmp_path: Path) -> None:
+def test_a_terminating_pod_drains_its_sidecar_immediately(folder: str, tmp_path: Path) -> None:
     [program, *arguments] = containers(folder)["sidecar"]["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "/opt/sidecar/bin/sidecar", "the entry point of the image, which has no shell"
     assert arguments == ["drain", "--socket", config_of(folder, tmp_path).drain.socket]

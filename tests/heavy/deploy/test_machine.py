@@ -44,7 +44,7 @@ def test_systemd_understands_every_line_of_the_unit(unit: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_misspelt_line_of_the_unit_would_be_told(unit: Path) -> None:
+def test_a_misspelt_line_in_the_unit_is_detected(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("ProtectHome=", "ProtectHomes="))
     assert "ProtectHomes" in analyze("verify", "--man=no", str(unit)).stderr
 

@@ -65,13 +65,13 @@ def test_the_guide_adds_up_the_defaults_and_what_the_manifests_configure(tmp_pat
 
 @pytest.mark.requirement("S7.7")
 @pytest.mark.parametrize("folder", [*OVERLAYS, *SHARED])
-def test_what_the_caps_of_a_pod_allow_fits_its_memory(folder: str, tmp_path: Path) -> None:
+def test_the_limits_of_a_pod_fit_its_memory(folder: str, tmp_path: Path) -> None:
     limit = size(containers(folder)["sidecar"]["resources"]["limits"]["memory"])
     assert size(sums(config_of(folder, tmp_path))[-1]) <= limit * (1 - KEPT_FREE)
 
 
 @pytest.mark.requirement("S7.7")
-def test_what_the_caps_allow_fits_the_memory_that_the_compose_file_gives(tmp_path: Path) -> None:
+def test_the_limits_fit_the_memory_in_the_compose_file(tmp_path: Path) -> None:
     service = read_yaml((ROOT / "deploy" / "compose" / "compose.yaml").read_text())["services"]["sidecar"]
     assert "../kubernetes/base/config:/etc/sidecar:ro" in service["volumes"], "the same configuration"
     config = load(str(MANIFESTS / "base" / "config" / "sidecar.yaml"), environ={})

@@ -37,7 +37,7 @@ def promtool(*arguments: str, folder: Path = FOLDER) -> subprocess.CompletedProc
     return subprocess.run([needed("promtool"), *arguments], cwd=folder, env=environ, capture_output=True, text=True)
 
 
-def test_prometheus_takes_the_rules() -> None:
+def test_prometheus_accepts_the_rules() -> None:
     done = promtool("check", "rules", "--lint-fatal", "sidecar.rules.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(RULES)} rules found" in done.stdout
@@ -73,7 +73,7 @@ def test_a_story_fails_when_a_threshold_moves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_each_alert_says_what_is_so_and_what_to_do_and_has_a_story(alert: dict[str, Any]) -> None:
+def test_each_alert_describes_the_problem_and_the_remedy_and_has_a_test(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("info", "warning", "critical")
     assert alert["annotations"].keys() == {"summary", "runbook"}
     assert len(alert["annotations"]["runbook"]) > 40

@@ -1,1 +1,1 @@
-"""What the gate reads is what a real server behind it reads."""
+"""The gate parses requests like a real server behind it."""

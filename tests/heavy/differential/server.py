@@ -1,4 +1,4 @@
-"""A real nginx that tells what it reads: in fields of what it passes on, and in its access log."""
+"""A real nginx that reports what it parsed: in fields of forwarded requests, and in its access log."""
 
 import json
 import subprocess

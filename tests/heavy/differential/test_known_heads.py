@@ -1,4 +1,4 @@
-"""Two sidecars over one store, one of which knows no request by its bytes: nobody can tell them apart."""
+"""Two sidecars over one store, one without known requests: they are indistinguishable."""
 
 import itertools
 import json
@@ -81,7 +81,7 @@ class Twins:
     reloads: int = 0
 
     def ask(self, requests: list[bytes], places: list[int]) -> tuple[tuple[list[object], list[object]], ...]:
-        """What the client and the upstream of each saw."""
+        """What the client and the upstream of each sidecar saw."""
         return tuple(self._ask(sidecar, requests, places) for sidecar in self.sidecars)
 
     def _ask(self, sidecar: Sidecar, requests: list[bytes], places: list[int]) -> tuple[list[object], list[object]]:
@@ -157,7 +157,7 @@ def logged(sidecar: Sidecar) -> list[dict[str, Any]]:
 
 @budget(30)
 @given(steps=STEPS, places=st.lists(st.integers(0, 400), max_size=1))
-def test_a_memory_makes_no_difference_but_in_time(twins: Twins, steps: list[Any], places: list[int]) -> None:
+def test_caching_changes_nothing_but_speed(twins: Twins, steps: list[Any], places: list[int]) -> None:
     for step in steps:
         if isinstance(step, str):
             twins.happen(step)

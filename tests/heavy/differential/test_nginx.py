@@ -116,7 +116,7 @@ def under(path: str, prefixes: set[str]) -> bool:
 
 @budget(150)
 @given(request=valid("/public", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]))
-def test_a_valid_request_is_read_as_it_was_sent(pair: Pair, request: Request) -> None:
+def test_a_valid_request_is_parsed_as_it_was_sent(pair: Pair, request: Request) -> None:
     assume(not nginx_refuses(request))
     response, through = pair.ask(request.raw(), head_only=request.method == b"HEAD")
     assert response is not None and response.status == 200, response
@@ -132,7 +132,7 @@ def test_a_valid_request_is_read_as_it_was_sent(pair: Pair, request: Request) ->
     key=st.sampled_from(sorted(REACHED)),
     method=st.sampled_from(["GET", "POST"]),
 )
-def test_an_odd_path_is_read_under_the_route_that_was_decided_on(
+def test_an_odd_path_reaches_the_route_that_was_decided_on(
     pair: Pair, pieces: list[str], start: str, key: str, method: str
 ) -> None:
     target = start + "".join(pieces)
@@ -147,7 +147,7 @@ def test_an_odd_path_is_read_under_the_route_that_was_decided_on(
 
 
 @pytest.mark.parametrize("case", CORPUS, ids=lambda case: case.name)
-def test_what_gets_through_of_the_corpus_is_one_request_to_nginx_too(pair: Pair, case: Case) -> None:
+def test_every_accepted_request_of_the_corpus_is_one_request_to_nginx_too(pair: Pair, case: Case) -> None:
     if case.fields.get("end") == "wait":
         return
     raw = case.sent(pair.keys)

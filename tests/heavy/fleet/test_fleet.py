@@ -44,9 +44,9 @@ COUNTING = 4
 EACH = 120
 """Requests that every event has to stand."""
 BOUND_SECONDS = 1.0
-"""Within which a revocation counts everywhere."""
+"""The time within which a revocation takes effect everywhere."""
 BACK_SECONDS = 5.0
-"""Within which the sidecars are back, once an engine is."""
+"""The time within which the sidecars recover once an engine has."""
 SHARE = -(-LIMIT // REPLICAS)
 
 
@@ -72,7 +72,7 @@ class Seen:
 
 @dataclass
 class Fleet:
-    """The sidecars, what they stand on, and who asks them."""
+    """The sidecars, their engines, and their clients."""
 
     keys: Keys
     instances: dict[str, Instance]
@@ -153,7 +153,7 @@ async def ask(fleet: Fleet, ends: asyncio.Event, number: int) -> None:
 
 
 def wrong(fleet: Fleet, seen: Seen) -> str:
-    """Why it should not have been so; empty where it is as documented."""
+    """Why the response is wrong; empty if it is as documented."""
     known, status = seen.known, seen.status
     may_fail = any(began <= seen.done and seen.sent <= ended for _, began, ended in fleet.troubles)
     ended = known.ended
@@ -169,7 +169,7 @@ def wrong(fleet: Fleet, seen: Seen) -> str:
 
 
 async def events(fleet: Fleet) -> None:
-    """What happens to a fleet in a bad week, one thing after the other."""
+    """The events of a bad week for a fleet, one after another."""
     first = [await fleet.issue() for _ in range(6)]
     await fleet.stand()
     rotated = await asyncio.to_thread(fleet.keys.told, "rotate", first[0].key.id)

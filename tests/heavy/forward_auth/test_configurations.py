@@ -43,21 +43,21 @@ def test_only_the_dialects_that_are_named_are_served(start_sidecar: StartSidecar
     assert statuses == {"nginx": 400, "caddy": 200, "traefik": 400, "envoy": 200}
 
 
-def test_a_route_that_the_sidecar_answers_itself_is_not_for_the_service(plain: Decider) -> None:
+def test_a_route_with_a_static_response_is_not_forwarded(plain: Decider) -> None:
     for dialect in ("nginx", "caddy", "envoy"):
         response = plain.ask(dialect, "GET", "/v1/me", key="Kr")
         assert (response.status, response.json()["code"]) == (403, "no_route")
     assert plain.sidecar.ask("GET", "/v1/me", key=plain.keys["Kr"]).json() == {"key": plain.keys["Kr"].id}
 
 
-def test_a_header_of_the_request_s_own_is_told_too(plain: Decider) -> None:
+def test_headers_made_from_the_request_id_are_returned_too(plain: Decider) -> None:
     response = plain.ask("caddy", "GET", "/items/x", [("X-Request-Id", "r-7"), ("X-Trace", "FORGED")], key="Kr")
     assert (response.header("X-Who"), response.header("X-Trace")) == (plain.keys["Kr"].id, "r-7")
     assert plain.ask("caddy", "GET", "/public/x", [("X-Trace", "FORGED")]).header("X-Trace") == ""
     assert status_of(plain.ask("nginx", "GET", "/public/x", [("X_Strip", "1")])) == 400
 
 
-def test_envoy_keeps_a_key_that_the_service_is_to_see(start_sidecar: StartSidecar, plain: Decider) -> None:
+def test_envoy_keeps_a_key_that_the_service_should_get(start_sidecar: StartSidecar, plain: Decider) -> None:
     forwarding = decider_of(start_sidecar, BASE + "keys: {forward_credential: true}\n")
     removed = [
         decider.ask("envoy", "GET", "/items/x", key="Kr").header("X-Envoy-Auth-Headers-To-Remove")
@@ -67,7 +67,7 @@ def test_envoy_keeps_a_key_that_the_service_is_to_see(start_sidecar: StartSideca
     assert all(names.endswith(",x-strip") for names in removed)
 
 
-def test_what_the_proxy_itself_sets_is_neither_refused_nor_removed(start_sidecar: StartSidecar) -> None:
+def test_headers_set_by_the_proxy_are_neither_refused_nor_removed(start_sidecar: StartSidecar) -> None:
     identity = BASE.replace("strip: [X-Strip]", "strip: [X-Strip-*], keep: [X-Auth-Request-*, Remote-User]")
     decider = decider_of(start_sidecar, identity)
     kept = [("X-Auth-Request-User", "ada"), ("Remote-User", "ada")]
@@ -92,7 +92,7 @@ def test_a_configured_refusal_reaches_the_client_through_nginx_too(start_sidecar
     assert decider.ask("envoy", "GET", "/items/x").status == 418
 
 
-def test_a_store_that_cannot_answer_is_a_503_and_never_a_200(start_sidecar: StartSidecar) -> None:
+def test_an_unavailable_store_is_a_503_and_never_a_200(start_sidecar: StartSidecar) -> None:
     decider = decider_of(start_sidecar, BASE)
     decider.sidecar.keys.store.write_bytes(b"not a database" * 1000)
     unseen = [("Authorization", f"Bearer {decider.keys['Kr'].text}")]
@@ -102,7 +102,7 @@ def test_a_store_that_cannot_answer_is_a_503_and_never_a_200(start_sidecar: Star
         assert response.header("Retry-After")
 
 
-def test_what_is_asked_while_it_drains_is_answered_and_its_connection_closed(start_sidecar: StartSidecar) -> None:
+def test_requests_during_the_drain_are_answered_and_closed(start_sidecar: StartSidecar) -> None:
     decider = decider_of(start_sidecar, BASE)
     with decider.connect() as idle, decider.connect() as connection, Connection(decider.sidecar.ops) as ops:
         assert idle.exchange(question("caddy", "GET", "/public/x")).all("Connection") == []
@@ -116,7 +116,7 @@ def test_what_is_asked_while_it_drains_is_answered_and_its_connection_closed(sta
     assert decider.sidecar.process.wait() == 0
 
 
-def test_a_strangers_connection_is_not_kept(start_sidecar: StartSidecar) -> None:
+def test_an_untrusted_peers_connection_is_not_kept(start_sidecar: StartSidecar) -> None:
     decider = decider_of(start_sidecar, BASE.replace("[127.0.0.1]", "[10.0.0.1]"))
     with decider.connect() as connection:
         response = connection.exchange(question("caddy", "GET", "/public/x"))
@@ -124,7 +124,7 @@ def test_a_strangers_connection_is_not_kept(start_sidecar: StartSidecar) -> None
         assert connection.rest() == b""
 
 
-def test_a_connection_that_asks_nothing_is_closed(start_sidecar: StartSidecar) -> None:
+def test_a_connection_without_a_request_is_closed(start_sidecar: StartSidecar) -> None:
     decider = decider_of(start_sidecar, BASE + "limits: {head_timeout: 300ms}\n")
     with decider.connect() as silent, decider.connect() as slow:
         slow.send(request_bytes("GET", "/caddy")[:-2])
@@ -152,7 +152,7 @@ def test_every_proxy_s_file_removes_what_the_sidecar_leaves_to_it(file: str) -> 
     assert left == []
 
 
-def test_traefik_is_told_to_overwrite_and_to_hide() -> None:
+def test_traefik_is_configured_to_overwrite_and_hide_headers() -> None:
     written = read_yaml((FILES / "traefik.yaml").read_text(encoding="utf-8"))["http"]
     asked, hidden = written["middlewares"]["sidecar"]["forwardAuth"], written["middlewares"]["clean"]["headers"]
     assert asked["address"] == "http://127.0.0.1:8081/traefik"

@@ -1,4 +1,4 @@
-"""A question gets the decision that the request itself would get on the data listener."""
+"""A forward-auth request gets the same decision as the request itself on the data listener."""
 
 import re
 
@@ -69,7 +69,7 @@ def test_percent_signs_and_encoded_slashes_are_judged_alike(decider: Decider, ke
 
 @pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("piece", [*MALFORMED, *OVERLONG])
-def test_bytes_that_no_path_may_hold_are_judged_alike(decider: Decider, piece: str) -> None:
+def test_forbidden_bytes_in_a_path_are_judged_alike(decider: Decider, piece: str) -> None:
     for prefix in PREFIXES:
         check_same(decider, "GET", prefix + piece, "Ka")
         check_same(decider, "GET", f"{prefix}{piece}/x", "")

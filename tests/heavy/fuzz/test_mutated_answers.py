@@ -27,7 +27,7 @@ _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 @budget(250)
 @given(raw=mutated(SEEDS), method=st.sampled_from(["GET", "HEAD", "POST"]), close=st.booleans())
-def test_a_tampered_answer_reaches_nobody_else(fuzz_site: FuzzSite, raw: bytes, method: str, close: bool) -> None:
+def test_a_tampered_response_reaches_no_other_client(fuzz_site: FuzzSite, raw: bytes, method: str, close: bool) -> None:
     site, key = fuzz_site, [("Authorization", f"Bearer {fuzz_site.key.text}")]
     site.upstream.plan(raw, close=close)
     with site.sidecar.connect() as client:

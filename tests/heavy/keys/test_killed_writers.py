@@ -1,4 +1,4 @@
-"""Writers that are killed lose nothing that they acknowledged, and leave a whole audit."""
+"""Killed writers lose nothing that they acknowledged, and leave an intact audit."""
 
 import subprocess
 import sys

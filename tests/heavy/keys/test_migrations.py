@@ -98,7 +98,7 @@ async def test_a_damaged_schema_version_is_refused(tmp_path: Path) -> None:
         await open_store(path)
 
 
-async def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_database_of_another_program_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     path = str(tmp_path / "other.db")
     changed(path, "CREATE TABLE songs (name TEXT)")
     with pytest.raises(StoreUnavailable, match="not a key store"):

@@ -1,4 +1,4 @@
-"""A browser for this folder's tests, a page that must not complain, and a sidecar to look at."""
+"""A browser for this folder's tests, a page that must not report errors, and a sidecar."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ _ARGUMENTS = (
     "--disable-sync",
 )
 PATIENCE_MILLISECONDS = 30_000
-"""For what appears at once, on a machine that is not too busy."""
+"""For what appears immediately, on a machine that is not too busy."""
 _SIZE = ViewportSize(width=1280, height=720)
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 """What the browser says of a page that was refused on purpose; the test looks at the page itself."""

@@ -124,7 +124,7 @@ def test_a_route_lets_browsers_send_cookies_only_where_it_says_so(app: Page, sid
     assert fetch(app, sidecar, "/items/7", key, credentials="include")["status"] == 0
 
 
-def test_what_is_not_listed_stays_in_the_browser(
+def test_responses_to_unlisted_origins_stay_unreadable(
     app: Page, stranger: Page, sidecar: Sidecar, key: IssuedKey, upstream: Upstream
 ) -> None:
     assert fetch(stranger, sidecar, "/items/7", key)["status"] == 0

@@ -60,7 +60,7 @@ def test_a_key_issued_on_the_page_works_at_once_shows_as_used_and_is_refused_onc
     expect(page.get_by_role("link", name="Revoke", exact=True)).to_have_count(0)
 
 
-def test_the_curl_line_of_a_new_key_works_as_it_stands(page: Page, site: Site) -> None:
+def test_the_curl_command_of_a_new_key_works_unchanged(page: Page, site: Site) -> None:
     site.let_in(page)
     issue(page, site)
     command = shlex.split(page.locator("#command").inner_text())
@@ -89,7 +89,7 @@ def test_a_key_is_shown_once_and_a_reload_leads_to_the_key_and_makes_no_second_o
     assert secret not in page.content()
 
 
-def test_a_rotated_key_goes_on_beside_its_successor_and_says_so(page: Page, site: Site) -> None:
+def test_a_rotated_key_works_along_with_its_successor_and_says_so(page: Page, site: Site) -> None:
     site.let_in(page)
     old = issue(page, site)
     page.get_by_role("link", name="I have copied it").click()
@@ -112,7 +112,7 @@ def test_a_disabled_key_is_refused_until_it_is_enabled(page: Page, site: Site) -
     assert site.sidecar.ask("GET", "/v1/streams", key=secret).status == 200
 
 
-def test_a_granted_scope_counts_on_the_next_request_and_stands_in_the_audit(page: Page, site: Site) -> None:
+def test_a_granted_scope_takes_effect_on_the_next_request_and_is_audited(page: Page, site: Site) -> None:
     site.let_in(page)
     secret = issue(page, site)
     page.get_by_role("link", name="I have copied it").click()
@@ -127,7 +127,7 @@ def test_a_granted_scope_counts_on_the_next_request_and_stands_in_the_audit(page
     expect(trail).to_contain_text("token:environment from 127.0.0.1")
 
 
-def test_a_change_made_meanwhile_is_not_written_over(page: Page, site: Site) -> None:
+def test_a_concurrent_change_is_not_overwritten(page: Page, site: Site) -> None:
     site.let_in(page)
     issue(page, site)
     page.get_by_role("link", name="I have copied it").click()
@@ -141,7 +141,7 @@ def test_a_change_made_meanwhile_is_not_written_over(page: Page, site: Site) -> 
     assert site.sidecar.keys.told("show", key_id)["name"] == "Billing worker"
 
 
-def test_what_is_wrong_with_a_form_stands_beside_the_field_and_nothing_typed_is_lost(page: Page, site: Site) -> None:
+def test_form_errors_are_shown_at_the_field_and_input_is_kept(page: Page, site: Site) -> None:
     site.let_in(page)
     page.goto(site.url + "/keys/new")
     page.get_by_label("Name").fill("Kept")

@@ -100,7 +100,7 @@ def test_others_keys_and_forged_forms_change_nothing(site: Site) -> None:
     assert statuses(site) == {"acme": "active", "globex": "active"}
 
 
-def test_what_is_filtered_is_exported_without_secrets(site: Site) -> None:
+def test_a_filtered_export_contains_no_secrets(site: Site) -> None:
     secrets = [site.sidecar.keys.issue("=1+1", tenant="acme").text for _ in range(3)]
     site.sidecar.keys.issue("Of others", tenant="globex")
     site.enter(READER)

@@ -23,7 +23,7 @@ def test_a_route_is_found_and_tried_with_a_key_that_reaches_it(site: Site, page:
     expect(page.get_by_role("heading", name="GET /v1/streams/**")).to_be_visible()
 
 
-def test_a_refused_configuration_is_seen_on_every_page_by_itself(site: Site, page: Page) -> None:
+def test_a_refused_configuration_appears_on_every_page_automatically(site: Site, page: Page) -> None:
     file = site.sidecar.keys.config
     site.let_in(page)
     page.goto(site.url)

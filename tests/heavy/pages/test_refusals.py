@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from tests.heavy.pages.site import Site
 
 
-def test_a_refusal_leads_to_the_explanation_filled_in(site: Site) -> None:
+def test_a_refusal_links_to_a_prefilled_explanation(site: Site) -> None:
     site.enter()
     assert site.sidecar.ask("GET", "/nowhere?secret=hidden").status in (401, 403)
     page = site.get("/").text
@@ -21,7 +21,7 @@ def test_a_refusal_leads_to_the_explanation_filled_in(site: Site) -> None:
     assert re.search(r'<option value="GET" selected>', form)
 
 
-def test_the_overview_tells_the_state_and_filters_refusals(site: Site) -> None:
+def test_the_overview_shows_the_state_and_filters_refusals(site: Site) -> None:
     site.enter()
     site.sidecar.ask("GET", "/nowhere")
     page = site.get("/").text
@@ -45,7 +45,7 @@ def test_the_page_of_a_key_refreshes_itself(site: Site, page: Page) -> None:
     expect(page.get_by_text("GET /nowhere/again")).to_be_visible(timeout=20_000)
 
 
-def test_a_bar_leads_to_its_hour(site: Site, page: Page) -> None:
+def test_a_bar_of_the_chart_links_to_its_hour(site: Site, page: Page) -> None:
     key = site.sidecar.keys.issue("a reader", scopes=("streams:read",))
     site.let_in(page)
     site.sidecar.ask("GET", "/nowhere/again", key=key)

@@ -1,4 +1,4 @@
-"""What the page must never do: run what somebody typed, obey another site, or show what is not one's own."""
+"""What the page must never do: execute input, obey another site, or show others' data."""
 
 import html
 import re
@@ -49,7 +49,7 @@ def inside(house: Site) -> Site:
     return house
 
 
-def test_what_a_key_is_called_is_shown_and_never_run(page: Page, site: Site) -> None:
+def test_a_keys_name_is_shown_and_never_executed(page: Page, site: Site) -> None:
     keys = [
         site.sidecar.keys.issue(name, tenant="<b>x<b>y", metadata={"note": name}, scopes=("streams:read",))
         for name in HOSTILE
@@ -70,7 +70,7 @@ def test_what_a_key_is_called_is_shown_and_never_run(page: Page, site: Site) -> 
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
 
 
-def test_what_a_route_and_a_path_are_called_is_shown_and_never_run(page: Page, start_sidecar: StartSidecar) -> None:
+def test_names_of_routes_and_paths_are_shown_and_never_executed(page: Page, start_sidecar: StartSidecar) -> None:
     site = start_site(start_sidecar, more=f'  - "{HOSTILE_ROUTE}": {{scopes: [streams:read]}}\n')
     path = "/<script>alert(2)</script>/{{ 1301 * 1303 }}"
     key = site.sidecar.keys.issue("Own", scopes=("streams:read",))
@@ -109,7 +109,7 @@ def test_a_name_that_would_end_a_header_is_refused_in_words(inside: Site) -> Non
     assert "set-cookie" not in response.headers
 
 
-def test_every_page_keeps_to_itself(inside: Site) -> None:
+def test_every_page_has_a_strict_content_security_policy(inside: Site) -> None:
     for target in (*PAGES, "/keys/none", "/static/page.css"):
         response = inside.get(target)
         policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
@@ -135,7 +135,7 @@ def test_without_signing_in_every_page_is_a_401_with_the_form(house: Site, targe
     assert "the key that makes the store" not in response.text
 
 
-def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_is_not_the_token(house: Site) -> None:
+def test_the_cookie_is_inaccessible_to_scripts_and_other_sites_and_is_not_the_token(house: Site) -> None:
     house.cookie = ""
     response = house.post("/sign-in", token=TOKEN)
     value, *flags = [part.strip() for part in response.headers["set-cookie"].split(";")]
@@ -145,13 +145,13 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_is_not_the_to
     assert "Secure" in behind_tls.headers["set-cookie"]
 
 
-def test_whoever_signed_out_is_out_though_the_cookie_was_kept(inside: Site) -> None:
+def test_signing_out_ends_the_session_even_if_the_cookie_is_kept(inside: Site) -> None:
     assert inside.get("/keys").status == 200
     assert inside.post("/sign-out").status == 303
     assert inside.get("/keys").status == 401
 
 
-def test_a_wrong_token_is_told_so_and_is_not_shown_again(house: Site) -> None:
+def test_a_wrong_token_gets_a_message_and_is_not_shown_again(house: Site) -> None:
     house.cookie = ""
     response = house.post("/sign-in", token="a-wrong-token-of-somebody")
     assert response.status == 401 and "This token is wrong." in response.text
@@ -198,7 +198,7 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(house: Site) -> None:
     assert response.headers["location"] == "/keys?search=billing"
 
 
-def test_a_token_that_may_only_look_is_offered_nothing_and_may_do_nothing(site: Site) -> None:
+def test_a_read_only_token_is_offered_no_actions_and_may_do_none(site: Site) -> None:
     key = site.sidecar.keys.issue("Seen")
     site.enter(READER)
     for target in ("/", "/keys", f"/keys/{key.id}"):

@@ -19,7 +19,7 @@ def sessions(clock: Clock) -> Sessions:
     return Sessions(clock=clock, new_token=lambda: f"token {next(numbers)}")
 
 
-def test_a_session_that_is_used_goes_on_and_an_idle_one_ends(sessions: Sessions, clock: Clock) -> None:
+def test_a_used_session_continues_and_an_idle_one_ends(sessions: Sessions, clock: Clock) -> None:
     name = sessions.begin(b"digest")
     clock.now += IDLE_SECONDS - 1
     assert sessions.find(name) is not None
@@ -38,7 +38,7 @@ def test_no_session_is_longer_than_half_a_day_however_busy(sessions: Sessions, c
     assert sessions.find(name) is None
 
 
-def test_a_clock_put_back_ends_sessions_rather_than_prolonging_them(sessions: Sessions, clock: Clock) -> None:
+def test_setting_the_clock_back_ends_sessions_instead_of_prolonging_them(sessions: Sessions, clock: Clock) -> None:
     name = sessions.begin(b"digest")
     clock.now -= 60
     assert sessions.find(name) is None
@@ -50,7 +50,7 @@ def test_sessions_are_bounded_and_the_first_to_go_is_the_oldest(sessions: Sessio
     assert sessions.find(names[1]) is not None and sessions.find(names[-1]) is not None
 
 
-def test_whoever_signs_in_again_and_again_ends_sessions_of_the_same_token_only(sessions: Sessions) -> None:
+def test_signing_in_repeatedly_only_ends_sessions_of_the_same_token(sessions: Sessions) -> None:
     other = sessions.begin(b"other digest")
     own = [sessions.begin(b"digest") for _ in range(1_100)]
     assert sessions.find(other) is not None

@@ -1,4 +1,4 @@
-"""Good to use: by keyboard, on a phone, without script, with little in it and with much."""
+"""Usability: by keyboard, on a phone, without scripts, with little and with much data."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def test_signing_in_and_finding_the_way_needs_no_mouse(page: Page, house: Site) 
     ]  # fmt: skip
 
 
-def test_the_way_past_the_navigation_is_the_first_stop(page: Page, house: Site) -> None:
+def test_the_skip_link_is_the_first_focus(page: Page, house: Site) -> None:
     house.let_in(page)
     page.goto(house.url + "/keys")
     page.keyboard.press("Tab")
@@ -78,7 +78,7 @@ def test_the_way_past_the_navigation_is_the_first_stop(page: Page, house: Site) 
     assert focused(page) == "search"
 
 
-def test_what_has_the_focus_is_seen_to_have_it(page: Page, house: Site) -> None:
+def test_the_focused_element_is_visible(page: Page, house: Site) -> None:
     house.let_in(page)
     for target in ("/keys", "/keys/new", _ROUTE):
         page.goto(house.url + target)
@@ -207,7 +207,7 @@ def test_a_row_is_one_link_to_its_key(page: Page, house: Site) -> None:
     expect(page.get_by_role("heading", name="Nightly export")).to_be_visible()
 
 
-def test_where_there_is_no_key_the_page_says_what_to_do_first(page: Page, house: Site) -> None:
+def test_without_keys_the_page_says_what_to_do_first(page: Page, house: Site) -> None:
     house.let_in(page, ACME)
     page.goto(house.url)
     expect(page.get_by_role("heading", name="No keys yet")).to_be_visible()
@@ -217,7 +217,7 @@ def test_where_there_is_no_key_the_page_says_what_to_do_first(page: Page, house:
     expect(page.get_by_label("Tenant")).to_have_value("acme")
 
 
-def test_a_scope_tells_what_it_means_and_which_routes_it_opens(page: Page, house: Site) -> None:
+def test_a_scope_shows_its_meaning_and_the_routes_it_opens(page: Page, house: Site) -> None:
     house.let_in(page)
     page.goto(house.url + "/keys/new")
     choice = page.locator("label.choice", has_text="streams:write").last
@@ -226,7 +226,7 @@ def test_a_scope_tells_what_it_means_and_which_routes_it_opens(page: Page, house
     expect(choice).to_contain_text("POST|DELETE /v1/streams/**")
 
 
-def test_explain_tells_the_decision_with_file_and_line(page: Page, house: Site) -> None:
+def test_explain_shows_the_decision_with_file_and_line(page: Page, house: Site) -> None:
     house.let_in(page)
     page.goto(house.url + "/keys?search=nightly")
     page.get_by_role("link", name="Nightly export").click()
@@ -255,9 +255,7 @@ def test_a_whole_key_may_be_explained_and_is_not_shown_again(page: Page, house: 
     assert secret not in page.content() and secret not in page.url
 
 
-def test_a_whole_key_that_is_searched_for_is_found_by_its_beginning_and_stays_in_no_address(
-    page: Page, house: Site
-) -> None:
+def test_a_searched_whole_key_is_found_by_prefix_and_removed_from_the_url(page: Page, house: Site) -> None:
     secret = house.sidecar.keys.issue("Pasted", tenant="pasted").text
     house.let_in(page)
     page.goto(house.url + "/keys")

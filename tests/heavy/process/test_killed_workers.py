@@ -1,4 +1,4 @@
-"""Workers that are killed at any moment under load: counts stay exact, metrics never go back, others notice nothing."""
+"""Workers that are killed at any time under load: counts stay exact, metrics never decrease, others notice nothing."""
 
 import os
 import random
@@ -102,7 +102,7 @@ def kill_some(workers: Callable[[], list[int]]) -> None:
         pause.wait(chance.random() * 0.15)
 
 
-def test_two_hundred_kills_leave_counts_exact_and_fail_nobody_else(start_sidecar: StartSidecar) -> None:
+def test_two_hundred_kills_leave_counts_exact_and_fail_no_other_request(start_sidecar: StartSidecar) -> None:
     sidecar, over = start_sidecar(CONFIG, options=["--workers", str(WORKERS)]), Event()
     control = children(sidecar.process.pid)[0]
     key = sidecar.keys.issue(scopes=("read",))

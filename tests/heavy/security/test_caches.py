@@ -89,7 +89,7 @@ SAYING = {
 
 
 @pytest.mark.parametrize("saying", SAYING)
-def test_a_keyed_response_is_served_to_nobody_else(
+def test_a_response_for_a_key_is_served_to_no_other_client(
     cache: Address, upstream: Upstream, key: IssuedKey, saying: str
 ) -> None:
     upstream.plan(b"HTTP/1.1 200 OK\r\n" + SAYING[saying] + b"Content-Length: 6\r\n\r\nsecret")
@@ -107,7 +107,7 @@ def test_a_response_to_a_key_in_the_query_is_not_kept(cache: Address, upstream: 
 
 
 @pytest.mark.parametrize("target", ["/same/x", "/open/y"])
-def test_what_may_be_shared_is(cache: Address, upstream: Upstream, key: IssuedKey, target: str) -> None:
+def test_responses_that_may_be_shared_are(cache: Address, upstream: Upstream, key: IssuedKey, target: str) -> None:
     upstream.plan(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nknown")
     assert [ask(cache, target, key).body, ask(cache, target).body] == [b"known", b"known"]
     assert len(upstream.requests()) == 1

@@ -119,7 +119,7 @@ def memory_bytes(sidecar: Sidecar) -> int:
 
 @pytest.mark.requirement("S7.2")
 @pytest.mark.alone
-async def test_10000_idle_connections_cost_little_and_slow_nobody(start_sidecar: StartSidecar) -> None:
+async def test_10000_idle_connections_cost_little_and_slow_no_request(start_sidecar: StartSidecar) -> None:
     async with service(start_sidecar) as sidecar, AsyncExitStack() as stack:
         usual = await slowest(sidecar.data, 300)
         idle: list[socket.socket] = []

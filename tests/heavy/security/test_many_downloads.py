@@ -1,4 +1,4 @@
-"""Many downloads at a time: what an eager upstream sends is not gathered for clients that are behind."""
+"""Many downloads at a time: an eager upstream's bytes are not buffered for slow clients."""
 
 import socket
 import threading

@@ -98,7 +98,7 @@ def test_health_checks_of_haproxy_pass(sidecar: Sidecar, tmp_path: Path, option:
     assert sidecar.metric(refused) == before
 
 
-def test_without_haproxy_there_is_no_answer(sidecar: Sidecar) -> None:
+def test_without_haproxy_there_is_no_response(sidecar: Sidecar) -> None:
     with Connection(sidecar.data) as connection:
         connection.send(request_bytes("GET", "/public/x", [], b""))
         assert connection.rest() == b""

@@ -1,4 +1,4 @@
-"""A restart gives nobody a new allowance, and a request's trace goes on through the sidecar."""
+"""A restart gives no client a new allowance, and a request's trace continues through the sidecar."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def statuses(sidecar: Sidecar, target: str, key: str, times: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("target", "limit"), [("/window", 3), ("/bucket", 4), ("/sliding", 3)])
-def test_what_was_taken_before_a_restart_stays_taken(start_sidecar: StartSidecar, target: str, limit: int) -> None:
+def test_quota_taken_before_a_restart_stays_taken(start_sidecar: StartSidecar, target: str, limit: int) -> None:
     first = start_sidecar(CONFIG)
     key = first.keys.issue("counted").text
     assert statuses(first, target, key, 2) == [200, 200]
@@ -35,7 +35,7 @@ def test_what_was_taken_before_a_restart_stays_taken(start_sidecar: StartSidecar
     assert statuses(second, target, key, limit - 1) == [200] * (limit - 2) + [429]
 
 
-def test_a_trace_goes_on_and_a_request_id_is_made_where_there_is_none(
+def test_a_trace_continues_and_a_missing_request_id_is_generated(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     sidecar = start_sidecar(CONFIG)

@@ -1,4 +1,4 @@
-"""How a sidecar ends: readiness turns, what has begun is finished, and signals."""
+"""How a sidecar ends: readiness, running requests, and signals."""
 
 import asyncio
 import signal
@@ -109,7 +109,7 @@ async def test_readiness_turns_at_once_and_connections_are_still_accepted(start_
 
 
 @pytest.mark.requirement("R4.1")
-async def test_what_has_begun_is_finished(start_sidecar: StartSidecar) -> None:
+async def test_requests_in_progress_are_finished(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=0.2) as running:
         slow, kept, half = [await running.client() for _ in range(3)]
         assert (await kept.ask(get("/public/fast"))).status == 200
@@ -131,7 +131,7 @@ async def test_what_has_begun_is_finished(start_sidecar: StartSidecar) -> None:
 
 
 @pytest.mark.requirement("R4.1")
-async def test_a_connection_that_has_just_come_may_still_ask(start_sidecar: StartSidecar) -> None:
+async def test_a_connection_just_accepted_may_still_send_a_request(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=0) as running:
         new = await running.client()
         await running.ask()
@@ -144,7 +144,7 @@ async def test_a_connection_that_has_just_come_may_still_ask(start_sidecar: Star
 
 @pytest.mark.requirement("R4.1")
 async def test_connections_that_only_the_kernel_knows_of_are_answered(start_sidecar: StartSidecar) -> None:
-    """The process stands still while they come, and is told to end before it gets to accept them."""
+    """The process is stopped while they arrive, and gets SIGTERM before it can accept them."""
     async with draining(start_sidecar, delay=0) as running:
         running.sidecar.process.signal(signal.SIGSTOP)
         clients = [await running.client() for _ in range(30)]
@@ -160,7 +160,7 @@ async def test_connections_that_only_the_kernel_knows_of_are_answered(start_side
 
 @pytest.mark.requirement("R4.1")
 async def test_under_load_no_request_fails(start_sidecar: StartSidecar) -> None:
-    """Of clients that heed `Connection: close`, and go elsewhere before the delay is over, as balancers do."""
+    """For clients that respect `Connection: close`, and move away before the delay is over, as balancers do."""
     async with draining(start_sidecar) as running:
         statuses: list[int] = []
         leaving = asyncio.Event()
@@ -189,7 +189,7 @@ async def test_under_load_no_request_fails(start_sidecar: StartSidecar) -> None:
 
 
 @pytest.mark.requirement("R4.1")
-async def test_what_takes_longer_than_the_timeout_is_cut_off(start_sidecar: StartSidecar) -> None:
+async def test_an_exchange_beyond_the_timeout_is_cut_off(start_sidecar: StartSidecar) -> None:
     async with draining(start_sidecar, delay=0, timeout="300ms") as running:
         slow, tunnel = await running.client(), await running.client()
         response = await tunnel.ask(get("/public/tunnel", b"Connection: upgrade", b"Upgrade: echo"))

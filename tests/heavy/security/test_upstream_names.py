@@ -1,4 +1,4 @@
-"""The upstream's name comes to mean another address, and the whole process follows, by the machine's own resolver.
+"""The upstream's name changes its address, and the whole process follows, with the machine's own resolver.
 
 Where no privileges are needed for that: `tests/wire/proxy/test_upstream_names.py`.
 """
@@ -79,7 +79,7 @@ async def responses(client: RawClient) -> bytes:
 
 @pytest.mark.requirement("R1.7")
 @pytest.mark.parametrize("keep", [False, True])
-async def test_a_name_that_changes_is_followed(asking: Ask, hosts: Path, keep: bool) -> None:
+async def test_a_changed_dns_name_is_followed(asking: Ask, hosts: Path, keep: bool) -> None:
     """With each new connection; kept ones end at their greatest age, although the traffic never pauses."""
     first = await speak(b"first", "127.0.0.1", 0, keep=keep)
     port = first.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""A configuration written to a file, and what becomes of it."""
+"""A configuration written to a file, and the result of loading it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
 
 MINIMAL = "listen: 127.0.0.1:0\nupstream: http://127.0.0.1:8000\nstore: sqlite:///tmp/keys.db\n"
-"""Three lines: what is appended to it begins in line 4."""
+"""Three lines: appended text begins in line 4."""
 
 
 class Loading(Protocol):
@@ -40,7 +40,7 @@ def loading(tmp_path: Path) -> Loading:
 
 @pytest.fixture
 def problems(loading: Loading, tmp_path: Path) -> Complaining:
-    """The lines that a wrong configuration is answered with, the file's name left out (`4:3: path: message`)."""
+    """The error lines of an invalid configuration, without the file's name (`4:3: path: message`)."""
 
     def complain(
         text: str | bytes, *, environ: Mapping[str, str] | None = None, overrides: Mapping[str, str] | None = None

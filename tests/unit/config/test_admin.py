@@ -1,4 +1,4 @@
-"""The `admin` section: who administers, and how far it reaches."""
+"""The `admin` section: administrators and their rights."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,7 @@ def loaded(tmp_path: Path, admin: str, overrides: dict[str, str] | None = None, 
     return load(str(file), overrides=overrides or {}, environ=environ)
 
 
-def test_without_a_token_nobody_could_use_it_and_it_stays_closed(tmp_path: Path) -> None:
+def test_without_a_token_the_listener_stays_closed(tmp_path: Path) -> None:
     assert loaded(tmp_path, "").admin is None
     assert loaded(tmp_path, "admin: 127.0.0.1:9091\n").admin is None
     assert loaded(tmp_path, "admin: {tokens: []}\n", SIDECAR_ADMIN_TOKEN="").admin is None
@@ -86,13 +86,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("entry", "told"), WRONG.values(), ids=WRONG)
-def test_a_wrong_entry_is_told_in_its_place(tmp_path: Path, entry: str, told: str) -> None:
+def test_an_invalid_entry_is_reported_at_its_location(tmp_path: Path, entry: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, f"admin: {{tokens: [{{{entry}}}]}}\n")
     assert told in str(caught.value)
 
 
-def test_two_tokens_are_told_apart(tmp_path: Path) -> None:
+def test_two_tokens_are_distinguished(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, f"admin: {{tokens: [{{name: a, hash: '{HASH}'}}, {{name: a, hash: '{HASH}'}}]}}\n")
     assert [problem.path for problem in caught.value.problems] == ["admin.tokens[1].name", "admin.tokens[1].hash"]
@@ -107,6 +107,6 @@ def test_a_guessable_token_in_the_environment_is_refused_and_not_shown(tmp_path:
 
 
 @pytest.mark.parametrize("host", ["http://x", "x:80", "[::1]", "a b"])
-def test_a_host_is_a_name_alone(tmp_path: Path, host: str) -> None:
+def test_a_host_must_be_a_plain_name(tmp_path: Path, host: str) -> None:
     with pytest.raises(ConfigError, match="must be a host name or an address"):
         loaded(tmp_path, f"admin: {{hosts: ['{host}']}}\n")

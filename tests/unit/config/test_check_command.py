@@ -37,7 +37,7 @@ def test_check_of_a_wrong_file_prints_every_problem_and_exits_2(runner: CliRunne
     ]
 
 
-def test_check_takes_the_file_as_every_command_does(
+def test_check_finds_the_file_like_every_command(
     runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def test_check_takes_the_file_as_every_command_does(
     assert told.stdout.startswith("other.yaml: ok")
 
 
-def test_check_tells_problems_as_json(runner: CliRunner, tmp_path: Path) -> None:
+def test_check_prints_problems_as_json(runner: CliRunner, tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("listen: nonsense\n")
     told = runner.invoke(main, ["check", "--json", str(file)])
@@ -60,7 +60,7 @@ def test_check_tells_problems_as_json(runner: CliRunner, tmp_path: Path) -> None
     assert {(one["line"], one["path"]) for one in found["problems"]} >= {(1, "listen")}
 
 
-def test_a_mistyped_command_is_told_the_nearest_one(runner: CliRunner) -> None:
+def test_a_mistyped_command_suggests_the_nearest_one(runner: CliRunner) -> None:
     assert "Did you mean 'check'?" in runner.invoke(main, ["chek"]).stderr
     assert "Did you mean 'list'?" in runner.invoke(main, ["keys", "lst"]).stderr
 
@@ -97,7 +97,7 @@ def test_help_shows_an_example(runner: CliRunner, command: object) -> None:
     assert f"Example:\n    sidecar {command.name}" in result.stdout  # type: ignore[attr-defined]
 
 
-def test_warnings_are_told_and_count_only_where_check_is_strict(runner: CliRunner, tmp_path: Path) -> None:
+def test_warnings_are_reported_and_fail_only_a_strict_check(runner: CliRunner, tmp_path: Path) -> None:
     file = tmp_path / "odd.yaml"
     file.write_text(MINIMAL + "routes:\n- GET /v1/:id: {}\n")
     warning = f"{file}:5:3: routes[0]: warning: ':id' matches these characters only: write {{id}} for a parameter\n"
@@ -117,7 +117,7 @@ def test_an_admin_section_without_a_token_is_a_note_which_strict_allows(runner: 
     assert (note["line"], note["path"]) == (4, "admin")
 
 
-def test_strict_is_content_with_a_file_without_warnings(runner: CliRunner) -> None:
+def test_strict_accepts_a_file_without_warnings(runner: CliRunner) -> None:
     assert runner.invoke(check_command, ["--strict", str(EXAMPLE)]).exit_code == 0
 
 

@@ -5,7 +5,7 @@ from tests.unit.config.conftest import MINIMAL, Complaining, Loading
 TRUSTED = MINIMAL + "trusted_proxies: [127.0.0.1]\n"
 
 
-def test_without_the_option_there_is_no_decision_listener(loading: Loading) -> None:
+def test_without_the_option_there_is_no_forward_auth_listener(loading: Loading) -> None:
     assert loading(MINIMAL).decision is None
 
 
@@ -20,13 +20,13 @@ def test_the_dialects_can_be_named(loading: Loading) -> None:
     assert decision == DecisionSettings(listen=(Address(host="::1", port=8081),), dialects=("envoy",))
 
 
-def test_a_dialect_that_there_is_not_is_named(problems: Complaining) -> None:
+def test_an_unknown_dialect_is_named(problems: Complaining) -> None:
     (line,) = problems(TRUSTED + "decision: {listen: 127.0.0.1:8081, dialects: [ngnix]}\n")
     assert "decision.dialects[0]" in line
     assert "nginx" in line
 
 
-def test_nobody_could_ask_without_a_trusted_proxy(problems: Complaining) -> None:
+def test_forward_auth_without_a_trusted_proxy_is_an_error(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + "decision: 127.0.0.1:8081\n")
     assert line == "4:11: decision: answers trusted proxies only: name the one in front in trusted_proxies"
 

@@ -12,12 +12,12 @@ def test_a_duration_is_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "1.5s", "1 s", "1M", "1h30m", "2s\n", "٣s", "9999999999s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be a number with its unit, such as 500ms"):
         parse_duration(text)
 
 
-def test_a_bare_number_is_asked_for_its_unit() -> None:
+def test_a_number_without_a_unit_is_an_error_that_asks_for_one() -> None:
     with pytest.raises(ValueError, match="did you mean '60s'"):
         parse_duration("60")
 
@@ -28,12 +28,12 @@ def test_a_size_is_bytes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(("text", "meant"), [("64KB", "64KiB"), ("64k", "64KiB"), ("1 mb", "1MiB"), ("100", "100B")])
-def test_a_size_in_other_units_is_asked_for_ours(text: str, meant: str) -> None:
+def test_a_size_in_another_unit_is_an_error_that_names_the_units(text: str, meant: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean '{meant}'"):
         parse_size(text)
 
 
 @pytest.mark.parametrize("text", ["", "KiB", "-1B", "1.5MiB", "lots"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="must be a number with its unit, such as 512B"):
         parse_size(text)

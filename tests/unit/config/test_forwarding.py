@@ -60,7 +60,7 @@ ROUTES = """routes:
 """
 
 
-def test_an_upstream_beside_the_default_one_has_all_of_its_options_and_is_chosen_by_route(loading: Loading) -> None:
+def test_a_named_upstream_has_all_options_and_is_chosen_by_route(loading: Loading) -> None:
     config = loading(MINIMAL + TWO + ROUTES)
     billing, files = config.upstreams["billing"], config.upstreams["files"]
     assert (billing.address.host, billing.answer_timeout, billing.strip_prefix) == ("billing.test", 300.0, "/billing")
@@ -72,7 +72,7 @@ def test_an_upstream_beside_the_default_one_has_all_of_its_options_and_is_chosen
     assert config.upstream_connections == 3 * 256
 
 
-def test_an_upstream_that_no_route_names_is_warned_of(loading: Loading) -> None:
+def test_an_unused_upstream_is_a_warning(loading: Loading) -> None:
     warnings = [str(warning) for warning in loading(f"{MINIMAL}{TWO}routes: [GET /a: {{upstream: files}}]\n").warnings]
     assert len(warnings) == 1
     assert "5:3: upstreams.billing: warning: no route is forwarded to this upstream" in warnings[0]
@@ -94,12 +94,12 @@ WRONG_UPSTREAM = {
 
 
 @pytest.mark.parametrize(("route", "expected"), WRONG_UPSTREAM.items())
-def test_an_upstream_that_a_route_cannot_have_is_told(problems: Complaining, route: str, expected: str) -> None:
+def test_an_invalid_upstream_of_a_route_is_reported(problems: Complaining, route: str, expected: str) -> None:
     (line,) = problems(f"{MINIMAL}{TWO}routes: [{route}]\n")
     assert expected in line
 
 
-def test_what_is_wrong_with_a_named_upstream_is_told_once(problems: Complaining) -> None:
+def test_an_error_in_a_named_upstream_is_reported_once(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + "upstreams: {b: {url: 'http://b', tls: {}}}\nroutes: [GET /a: {upstream: b}]\n")
     assert "upstreams.b.tls: needs an https:// URL" in line
 
@@ -121,6 +121,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("route", "expected"), WRONG.items())
-def test_what_cannot_be_forwarded_so_is_told(problems: Complaining, route: str, expected: str) -> None:
+def test_requests_that_cannot_be_forwarded_are_reported(problems: Complaining, route: str, expected: str) -> None:
     (line,) = problems(f"{MINIMAL}routes: [{route}]\n")
     assert expected in line

@@ -39,7 +39,7 @@ def test_a_route_without_quotas_has_those_of_defaults(loading: Loading) -> None:
     assert [charged(route.policy) for route in routes] == [[("general", 1)], [], [("other", 1)]]
 
 
-def test_a_route_in_a_group_that_says_nothing_demands_what_the_group_does(loading: Loading) -> None:
+def test_a_route_without_options_inherits_its_groups_requirements(loading: Loading) -> None:
     routes = loading(WORDS + GROUP + "  - GET: {}\n  - GET|POST /b/{id}: {}\n").routes
     assert [route.name for route in routes] == ["GET /v1/{org}", "GET|POST /v1/{org}/b/{id}"]
     assert [route.pattern for route in routes] == ["/v1/{org}", "/v1/{org}/b/{id}"]
@@ -89,7 +89,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("route", "expected"), WRONG.items())
-def test_what_is_wrong_in_a_group_is_told_in_its_place(problems: Complaining, route: str, expected: str) -> None:
+def test_an_error_in_a_group_is_reported_at_its_location(problems: Complaining, route: str, expected: str) -> None:
     (line,) = problems(f"{WORDS}{GROUP}{route}\n")
     assert expected in line
 
@@ -110,7 +110,7 @@ WRONG_GROUP = {
 
 
 @pytest.mark.parametrize(("group", "expected"), WRONG_GROUP.items())
-def test_a_wrong_group_is_told(problems: Complaining, group: str, expected: str) -> None:
+def test_an_invalid_group_is_reported(problems: Complaining, group: str, expected: str) -> None:
     (line,) = problems(f"{WORDS}- {group}\n")
     assert expected in line
 
@@ -151,7 +151,7 @@ WRONG_PLAN = {
 
 
 @pytest.mark.parametrize(("text", "expected"), WRONG_PLAN.items())
-def test_a_wrong_plan_quota_or_key_is_told(problems: Complaining, text: str, expected: str) -> None:
+def test_an_invalid_plan_quota_or_key_is_reported(problems: Complaining, text: str, expected: str) -> None:
     (line,) = problems(f"{MINIMAL}{text}\n")
     assert expected in line
 

@@ -48,7 +48,7 @@ def test_an_empty_prefix_goes_with_what_passes_elsewhere(loading: Loading) -> No
 
 
 @pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG)
-def test_what_cannot_work_is_told(problems: Complaining, text: str, expected: str) -> None:
+def test_impossible_settings_are_reported(problems: Complaining, text: str, expected: str) -> None:
     assert any(expected in problem for problem in problems(MINIMAL + OURS + text))
 
 
@@ -61,6 +61,6 @@ WRONG_LISTS = {
 
 
 @pytest.mark.parametrize(("keys", "expected"), WRONG_LISTS.items())
-def test_a_key_that_cannot_be_told_from_protocols_is_an_error(problems: Complaining, keys: str, expected: str) -> None:
+def test_a_key_that_could_be_a_protocol_name_is_an_error(problems: Complaining, keys: str, expected: str) -> None:
     (line,) = problems(f"{MINIMAL}{keys}\n")
     assert expected in line

@@ -27,7 +27,7 @@ def test_reload_and_drain_are_read(loading: Loading) -> None:
         ("drain: {wait: 5s}", "drain.wait"),
     ],
 )
-def test_what_is_wrong_with_them_is_told(problems: Complaining, section: str, path: str) -> None:
+def test_their_errors_are_reported(problems: Complaining, section: str, path: str) -> None:
     [problem] = problems(MINIMAL + section + "\n")
     assert problem.startswith("4:")
     assert path in problem
@@ -62,7 +62,7 @@ def test_what_is_bound_or_opened_once_is_kept_and_named(loading: Loading, option
         ("method_not_allowed", "unmatched: {method_not_allowed: true}\n"),
     ],
 )
-def test_what_decides_on_requests_changes_without_a_restart(loading: Loading, option: str, change: str) -> None:
+def test_what_affects_decisions_changes_without_a_restart(loading: Loading, option: str, change: str) -> None:
     running, wanted = loading(MINIMAL), loading(MINIMAL + change)
     config, kept = without_restart(running, wanted)
     assert (kept, getattr(config, option)) == ((), getattr(wanted, option))
@@ -77,7 +77,7 @@ def test_what_is_only_said_about_the_file_waits_for_no_restart(loading: Loading)
     assert config.warnings and config.notes
 
 
-def test_an_option_of_which_nothing_is_known_waits_for_a_restart(loading: Loading) -> None:
+def test_an_unclassified_option_needs_a_restart(loading: Loading) -> None:
     """Of what is not said to be live, the running value stands, whatever is added later."""
     config = loading(MINIMAL)
     for field in fields(Config):
@@ -95,7 +95,7 @@ def test_what_is_doubtful_in_a_new_file_is_no_option_that_waits_for_a_restart(lo
     assert config.warnings == wanted.warnings != running.warnings
 
 
-def test_drain_is_taken_as_a_whole_unless_its_socket_waits_for_a_restart(loading: Loading) -> None:
+def test_drain_is_reloaded_as_a_whole_unless_its_socket_needs_a_restart(loading: Loading) -> None:
     running = loading(MINIMAL + "drain: {delay: 5s, socket: /run/a.sock}\n")
     config, kept = without_restart(running, loading(MINIMAL + "drain: {delay: 7s, socket: /run/b.sock}\n"))
     assert (kept, config.drain) == (("drain",), running.drain)
@@ -103,7 +103,7 @@ def test_drain_is_taken_as_a_whole_unless_its_socket_waits_for_a_restart(loading
     assert (kept, config.drain.delay) == ((), 7)
 
 
-def test_other_certificates_are_taken_but_tls_does_not_end(loading: Loading) -> None:
+def test_new_certificates_are_loaded_but_tls_is_not_turned_off(loading: Loading) -> None:
     running = loading(MINIMAL + TLS)
     config, kept = without_restart(running, loading(MINIMAL + TLS.replace("/a", "/b")))
     assert (kept, config.tls is not None and config.tls.key) == ((), "/b.key")

@@ -102,12 +102,12 @@ def test_a_list_without_an_address_is_refused(problems: Complaining, option: str
 
 
 @pytest.mark.parametrize("option", LISTENERS)
-def test_an_address_stands_once_in_a_list(problems: Complaining, option: str) -> None:
+def test_an_address_occurs_only_once_in_a_list(problems: Complaining, option: str) -> None:
     (line,) = problems(written(option, '["h:1", "g:1", "h:1"]'))
     assert f"{option}[2]: is in the list already" in line
 
 
-def test_an_address_of_a_list_is_no_other_listener_s(problems: Complaining) -> None:
+def test_no_two_listeners_share_an_address_of_a_list(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + 'ops: ["h:1", "h:2"]\nadmin: {listen: ["h:3", "h:2"]}\n')
     assert "admin.listen[1]: is the address of ops already" in line
 
@@ -122,7 +122,7 @@ def test_several_addresses_in_one_text_are_a_mistake_that_is_explained(problems:
     assert "listen: must be host:port, [ipv6]:port or unix:/path; write several as a list: [a, b]" in line
 
 
-def test_a_proxy_header_is_taken_from_trusted_proxies_only(loading: Loading, problems: Complaining) -> None:
+def test_a_proxy_header_is_accepted_only_from_trusted_proxies(loading: Loading, problems: Complaining) -> None:
     assert not loading(MINIMAL).proxy_protocol
     assert loading(MINIMAL + "proxy_protocol: true\ntrusted_proxies: [10.0.0.0/8]\n").proxy_protocol
     (line,) = problems(MINIMAL + "proxy_protocol: true\n")

@@ -51,7 +51,7 @@ def test_an_upstream_at_the_address_of_the_data_listener_is_an_error(
 
 
 @pytest.mark.parametrize("listener", ["ops: 127.0.0.1:9", "admin: 127.0.0.1:9", "decision: 127.0.0.1:9"])
-def test_so_is_one_at_the_address_of_another_listener(problems: Complaining, listener: str) -> None:
+def test_a_listener_at_the_address_of_another_is_an_error(problems: Complaining, listener: str) -> None:
     head = f"listen: 127.0.0.1:1\n{STORE}trusted_proxies: [10.0.0.1]\n"
     (line,) = problems(f"{head}upstream: {{url: 'http://localhost:9'}}\n{listener}\n")
     assert f"upstream: is the sidecar itself, at the address of {listener.partition(':')[0]}" in line

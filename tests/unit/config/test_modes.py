@@ -1,4 +1,4 @@
-"""`mode: observe`: what may say it, and what is then said to be observed."""
+"""`mode: observe`: where it is allowed, and what is then listed as observed."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_a_wrong_mode_is_told_with_its_place(problems: Complaining, text: str) -> None:
+def test_an_invalid_mode_is_reported_at_its_location(problems: Complaining, text: str) -> None:
     told = problems(MINIMAL + text + "\n")
     assert any(WRONG[text] in line for line in told), told
     assert WHOLE not in str(told)
@@ -42,7 +42,7 @@ def test_nothing_is_observed_unless_something_says_so(loading: Loading) -> None:
     assert observing(loading(MINIMAL + "mode: enforce\nroutes: [GET /x: {mode: enforce}]\n")) == ()
 
 
-def test_what_is_observed_is_told_by_its_name(loading: Loading) -> None:
+def test_an_observed_refusal_is_reported_by_name(loading: Loading) -> None:
     config = loading(
         MINIMAL
         + """mode: observe
@@ -65,7 +65,7 @@ unmatched: {mode: observe}
     assert in_one_line(found).endswith("quota few and 1 more")
 
 
-def test_check_notes_what_is_observed(tmp_path: Path) -> None:
+def test_check_lists_what_is_observed(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text(MINIMAL + "mode: observe\n")
     told = CliRunner().invoke(check_command, [str(file)])

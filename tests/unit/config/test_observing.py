@@ -100,7 +100,7 @@ def test_the_commented_example_of_a_shared_limiter_is_valid(loading: Loading) ->
         ("tracing: {endpoint: 'http://c:1', timeout: 0s}", "tracing.timeout: must be more than 0"),
     ],
 )
-def test_what_is_wrong_with_them_is_told(problems: Complaining, section: str, complaint: str) -> None:
+def test_their_errors_are_reported(problems: Complaining, section: str, complaint: str) -> None:
     [problem] = problems(MINIMAL + section + "\n")
     assert problem.startswith("4:")
     assert complaint in problem

@@ -1,4 +1,4 @@
-"""Large documents are read in part, in either notation, with the place of each value, and none is a danger."""
+"""Large documents are read in part, in either notation, with the place of each value, and safely."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_places_in_one_long_line_are_columns() -> None:
     assert (key.text, key.place.line) == ("/4999", 1) and key.place.column > 100_000
 
 
-def test_what_is_left_out_may_still_be_meant_by_an_alias() -> None:
+def test_an_omitted_anchor_can_still_be_used_by_an_alias() -> None:
     text = "x:\n  - y: {z: &common {tags: [t]}}\n    w: &word v\nkept: [*word, *common]\npaths: {/a: {get: *common}}\n"
     assert read(text) == {"kept": ["v", {"tags": ["t"]}], "paths": {"/a": {"get": {"tags": ["t"]}}}}
 
@@ -105,12 +105,12 @@ DANGERS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), DANGERS.values(), ids=DANGERS)
-def test_what_cannot_be_read_is_one_line_with_its_place(text: str | bytes, expected: str) -> None:
+def test_unreadable_input_is_one_line_with_its_location(text: str | bytes, expected: str) -> None:
     told = refused(text)
     assert told.startswith("api.yaml:") and expected in told and "\n" not in told
 
 
-def test_random_bytes_are_no_document() -> None:
+def test_random_bytes_are_not_a_document() -> None:
     assert refused(b"\xff" + os.urandom(1000)).startswith("api.yaml:1:1: the file is not UTF-8")
 
 

@@ -18,7 +18,7 @@ def test_an_empty_variable_takes_its_default_and_what_it_holds_is_not_replaced_a
     assert config.realm == "x${A}"
 
 
-def test_a_secret_may_stand_in_a_file_that_a_variable_names(loading: Loading, tmp_path: Path) -> None:
+def test_a_secret_may_be_in_a_file_named_by_a_variable(loading: Loading, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("of the file\n")
     named = {"NAME_FILE": str(tmp_path / "secret")}
     assert loading(MINIMAL + "realm: ${NAME}\n", environ=named).realm == "of the file"
@@ -26,7 +26,7 @@ def test_a_secret_may_stand_in_a_file_that_a_variable_names(loading: Loading, tm
     assert loading(MINIMAL + "realm: ${NAME:-default}\n", environ={"NAME_FILE": ""}).realm == "default"
 
 
-def test_the_token_of_the_environment_may_stand_in_a_file(loading: Loading, tmp_path: Path) -> None:
+def test_the_token_of_the_environment_may_be_in_a_file(loading: Loading, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0123456789abcdef0123\r\n")
     admin = loading(MINIMAL, environ={"SIDECAR_ADMIN_TOKEN_FILE": str(tmp_path / "token")}).admin
     assert admin is not None
@@ -56,7 +56,7 @@ def test_a_secret_that_cannot_be_right_is_blamed_on_its_variable(
     assert "0123456789" not in line
 
 
-def test_a_number_and_a_truth_can_come_from_a_variable(loading: Loading) -> None:
+def test_a_number_and_a_boolean_can_come_from_a_variable(loading: Loading) -> None:
     text = MINIMAL + 'keys: {cache_size: "${SIZE}"}\nrate_limit_headers:\n  x: ${SHOW:-false}\n'
     config = loading(text, environ={"SIZE": "77"})
     assert config.keys.cache_size == 77
@@ -69,19 +69,19 @@ def test_a_variable_in_a_body_stays_text(loading: Loading) -> None:
     assert config.default_error.body == {"a": "5", "b": 7, "c": True}
 
 
-def test_an_unset_variable_is_told(problems: Complaining) -> None:
+def test_an_unset_variable_is_reported(problems: Complaining) -> None:
     assert problems(MINIMAL + "realm: ${NOPE}\n") == [
         "4:8: realm: the variable NOPE is not set (write ${NOPE:-default} to allow that)"
     ]
 
 
 @pytest.mark.parametrize("text", ["${}", "${a b}", "${A", "${key.id}"])
-def test_what_only_begins_like_a_variable_is_told(problems: Complaining, text: str) -> None:
+def test_an_incomplete_variable_is_reported(problems: Complaining, text: str) -> None:
     (line,) = problems(MINIMAL + f'realm: "{text}"\n', environ={"A": "x"})
     assert "4:8: realm: '${' does not start a variable" in line
 
 
-def test_a_wrong_value_out_of_a_variable_is_told_in_its_place_without_the_value(problems: Complaining) -> None:
+def test_an_invalid_value_from_a_variable_is_reported_at_its_location_without_the_value(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + 'keys: {cache_size: "${SIZE}"}\n', environ={"SIZE": "hunter2"})
     assert line == "4:20: keys.cache_size: must be a whole number in plain decimal digits (the value is that of SIZE)"
 
@@ -102,12 +102,12 @@ def test_overrides_win_and_an_upstream_keeps_its_settings(loading: Loading) -> N
     assert config.store == "sqlite:///o.db"
 
 
-def test_an_override_stands_in_for_what_the_file_lacks_or_has_wrong(loading: Loading) -> None:
+def test_an_override_replaces_missing_or_invalid_values_of_the_file(loading: Loading) -> None:
     overrides = {"upstream": "http://h", "store": "sqlite:///o.db", "listen": "h:1"}
     assert loading("store: postgresql://h/db\n", overrides=overrides).store == "sqlite:///o.db"
 
 
-def test_a_wrong_override_is_told_by_the_name_it_was_given_under(problems: Complaining) -> None:
+def test_an_invalid_override_is_reported_under_its_own_name(problems: Complaining) -> None:
     overrides = {**overrides_from({"SIDECAR_OPS": "nope", "SIDECAR_STORE": ""}), "listen": "nope", "upstream": "h:1"}
     lines = problems(MINIMAL.replace("http://127.0.0.1:8000", "{url: 'http://h'}"), overrides=overrides)
     assert {line.split(" ")[0] for line in lines} == {"SIDECAR_OPS:", "--listen:", "--upstream:"}
@@ -138,7 +138,7 @@ def test_a_wrong_address_among_several_of_an_override_is_named(problems: Complai
 MAPPED = MINIMAL.replace("store: sqlite:///tmp/keys.db", "store: {url: sqlite:///tmp/keys.db, grace: 30s}")
 
 
-def test_the_time_of_grace_stands_beside_the_store_whoever_names_that(loading: Loading) -> None:
+def test_the_grace_applies_wherever_the_store_is_configured(loading: Loading) -> None:
     assert MAPPED != MINIMAL
     assert (loading(MINIMAL).store, loading(MINIMAL).store_grace) == ("sqlite:///tmp/keys.db", 0)
     assert (loading(MAPPED).store, loading(MAPPED).store_grace) == ("sqlite:///tmp/keys.db", 30)
@@ -147,7 +147,7 @@ def test_the_time_of_grace_stands_beside_the_store_whoever_names_that(loading: L
 
 
 @pytest.mark.parametrize("grace", ["500ms", "61m"])
-def test_a_grace_is_neither_shorter_than_the_store_is_asked_nor_without_end(problems: Complaining, grace: str) -> None:
+def test_the_grace_has_a_minimum_and_a_maximum(problems: Complaining, grace: str) -> None:
     (line,) = problems(MAPPED.replace("30s", grace))
     assert "store.grace: must be 0s, or between 1s and 1h: a revoked key may go on for as long" in line
 

@@ -261,7 +261,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("snippet", "expected"), WRONG.values(), ids=WRONG)
-def test_one_wrong_thing_is_one_line(problems: Complaining, snippet: str, expected: str) -> None:
+def test_one_error_is_one_line(problems: Complaining, snippet: str, expected: str) -> None:
     lines = problems(f"{MINIMAL}{snippet}\n")
     assert len(lines) == 1
     assert expected in lines[0]
@@ -282,7 +282,9 @@ UPSTREAMS = {
 
 
 @pytest.mark.parametrize(("url", "expected"), UPSTREAMS.items())
-def test_a_wrong_upstream_is_told_without_echoing_a_secret(problems: Complaining, url: str, expected: str) -> None:
+def test_an_invalid_upstream_is_reported_without_echoing_a_secret(
+    problems: Complaining, url: str, expected: str
+) -> None:
     (line,) = problems(MINIMAL.replace("http://127.0.0.1:8000", f'"{url}"'))
     assert line.startswith(f"2:11: upstream: {expected}")
     assert "hunter2" not in line
@@ -297,7 +299,7 @@ STORES = [
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_a_store_that_is_not_built_in_is_told(problems: Complaining, store: str) -> None:
+def test_an_unsupported_store_is_reported(problems: Complaining, store: str) -> None:
     (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", f"'{store}'"))
     assert line.startswith("3:8: store: ")
     assert "sqlite:///" in line
@@ -354,7 +356,7 @@ WRONG_URLS = [
 
 
 @pytest.mark.parametrize("store", WRONG_URLS)
-def test_a_wrong_url_of_postgresql_is_told_without_its_password(problems: Complaining, store: str) -> None:
+def test_an_invalid_postgresql_url_is_reported_without_its_password(problems: Complaining, store: str) -> None:
     (line,) = problems(MINIMAL.replace("sqlite:///tmp/keys.db", f"'{store}'"))
     assert line.startswith("3:8: store: ")
     assert "hunter2" not in line
@@ -382,7 +384,7 @@ def entries_of(base: type[Entry]) -> Iterator[type[Entry]]:
         yield from entries_of(entry)
 
 
-def test_each_key_that_must_be_there_is_told_with_what_to_write(problems: Complaining) -> None:
+def test_each_required_key_is_reported_with_what_to_write(problems: Complaining) -> None:
     assert Document in entries_of(Entry)
     for entry in entries_of(Entry):
         fields = msgspec.structs.fields(entry)
@@ -391,7 +393,7 @@ def test_each_key_that_must_be_there_is_told_with_what_to_write(problems: Compla
     assert line.endswith("missing: write `hash: sha256:…`, as `sidecar admin token` prints it")
 
 
-def test_everything_is_told_at_once_and_in_the_order_of_the_file(problems: Complaining) -> None:
+def test_everything_is_reported_at_once_in_the_order_of_the_file(problems: Complaining) -> None:
     lines = problems("errors: {nope: {}}\npaths: 5\nroutes: [GET /x]\nlistn: h:1\n")
     places = [tuple(map(int, line.split(":")[:2])) for line in lines]
     assert places == sorted(places)
@@ -400,12 +402,12 @@ def test_everything_is_told_at_once_and_in_the_order_of_the_file(problems: Compl
         assert part in said
 
 
-def test_a_wrong_entry_does_not_make_what_names_it_wrong(problems: Complaining) -> None:
+def test_an_invalid_entry_does_not_invalidate_its_references(problems: Complaining) -> None:
     text = "scopes: {r: [x]}\nquotas: {q: {limit: 0, per: day}}\nroutes:\n- GET /x: {scopes: [r], quotas: [q]}\n"
     assert [line.split(" ")[1] for line in problems(MINIMAL + text)] == ["scopes.r:", "quotas.q.limit:"]
 
 
-def test_positions_stand_behind_a_wrong_item(problems: Complaining) -> None:
+def test_a_wrong_item_is_reported_with_its_position(problems: Complaining) -> None:
     lines = problems(MINIMAL + "routes:\n- GET /x\n- GET /y: {scopes: [nope]}\n")
     assert lines[1].startswith("6:21: routes[1].scopes[0]: unknown scope 'nope'")
 

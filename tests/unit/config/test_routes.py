@@ -70,7 +70,9 @@ WRONG = {
         ("{body: {id: '{key.id}'}}", StaticResponse(body={"id": "{key.id}"})),
     ],
 )
-def test_a_whole_response_is_of_the_type_that_it_says(loading: Loading, written: str, expected: StaticResponse) -> None:
+def test_a_static_response_has_its_configured_content_type(
+    loading: Loading, written: str, expected: StaticResponse
+) -> None:
     (route,) = loading(f"{MINIMAL}routes:\n- GET /x: {{response: {written}}}\n").routes
     assert route.policy.respond == expected
 
@@ -86,7 +88,7 @@ def test_what_everyone_may_have_a_cache_may_keep(loading: Loading) -> None:
 
 
 @pytest.mark.parametrize(("route", "expected"), WRONG.items())
-def test_a_wrong_route_is_told(problems: Complaining, route: str, expected: str) -> None:
+def test_an_invalid_route_is_reported(problems: Complaining, route: str, expected: str) -> None:
     (line,) = problems(f"{MINIMAL}{WORDS}- {route}\n")
     assert expected in line
 
@@ -96,24 +98,24 @@ def test_any_token_is_a_method_that_a_route_may_name(loading: Loading) -> None:
     assert route.methods == {"LIST", "list-2", "Sync", "x.y~z"}
 
 
-def test_methods_of_two_routes_that_differ_in_case_only_are_told_with_both_places(problems: Complaining) -> None:
+def test_methods_that_differ_only_in_case_are_reported_with_both_locations(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- LIST /x: {}\n- POST|list /y: {}\n")
     assert line.startswith("8:3: routes[1]: 'list' and 'LIST' (`LIST /x`, ")
     assert "sidecar.yaml:7) differ only in case: name one of them" in line
 
 
-def test_a_policy_beside_its_route_is_told(problems: Complaining) -> None:
+def test_policy_options_next_to_a_route_are_reported(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- GET /x:\n  scopes: [read]\n")
     assert line.startswith("7:3: routes[0]: must have one key, with its options indented below it")
 
 
-def test_overlapping_routes_are_told_with_both_places(problems: Complaining) -> None:
+def test_overlapping_routes_are_reported_with_both_locations(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- GET /{a}/x: {}\n- GET /y/{b}: {}\n")
     assert line.startswith("8:3: routes[1]: `GET /y/{b}` overlaps with `GET /{a}/x` (")
     assert "sidecar.yaml:7), and neither is more specific: add a route for what both match, `GET /y/x`" in line
 
 
-def test_the_same_route_twice_is_told(problems: Complaining) -> None:
+def test_a_repeated_route_is_reported(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- GET /x: {}\n- POST /x: {}\n- GET /x: {public: true}\n")
     assert line.startswith("9:3: routes[2]: `GET /x` is defined twice (")
     assert line.endswith("sidecar.yaml:7)")
@@ -126,7 +128,7 @@ def test_routes_that_differ_in_case_overlap_where_case_does_not_count(problems: 
     assert "`GET /X` is defined twice, first as `GET /x` (" in line
 
 
-def test_an_unreachable_route_is_told(problems: Complaining) -> None:
+def test_an_unreachable_route_is_reported(problems: Complaining) -> None:
     (line,) = problems(MINIMAL + WORDS + "- GET /x/**: {}\n- GET /x: {}\n- GET /x/: {}\n- GET /x/{a}/**: {}\n")
     assert line.startswith("7:3: routes[0]: `GET /x/**` is never reached")
 

@@ -61,12 +61,12 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("document", BAD.values(), ids=BAD)
-def test_what_the_loader_refuses_does_not_fit(validator: Draft202012Validator, document: object) -> None:
+def test_what_the_loader_refuses_does_not_match_the_schema(validator: Draft202012Validator, document: object) -> None:
     with pytest.raises(jsonschema.ValidationError):
         validator.validate(document)
 
 
-def test_every_default_that_the_schema_tells_fits_it() -> None:
+def test_every_default_in_the_schema_is_valid() -> None:
     schema = json_schema()
     found = 0
     for definition in schema["$defs"].values():

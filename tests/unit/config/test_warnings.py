@@ -1,4 +1,4 @@
-"""What is valid but hardly meant is a warning; what is meant is none."""
+"""Valid but unlikely settings are warnings; plausible ones are not."""
 
 import pytest
 
@@ -99,7 +99,7 @@ ODD = {
 
 
 @pytest.mark.parametrize(("text", "expected"), ODD.values(), ids=ODD)
-def test_what_is_hardly_meant_is_warned_of(loading: Loading, text: str, expected: str) -> None:
+def test_unlikely_settings_are_warnings(loading: Loading, text: str, expected: str) -> None:
     warnings = [str(warning) for warning in loading(f"{MINIMAL}{text}\n").warnings]
     assert len([warning for warning in warnings if expected in warning]) == 1, warnings
 
@@ -129,5 +129,5 @@ MEANT = {
 
 
 @pytest.mark.parametrize("text", MEANT.values(), ids=MEANT)
-def test_what_may_well_be_meant_is_not(loading: Loading, text: str) -> None:
+def test_plausible_settings_are_not_warnings(loading: Loading, text: str) -> None:
     assert [str(warning) for warning in loading(f"{MINIMAL}{text}\n").warnings] == []

@@ -35,14 +35,14 @@ def test_another_file_of_the_same_size_and_time_is_another(file: Path) -> None:
     assert identity_of(str(file)) != before
 
 
-def test_a_file_written_over_with_its_time_set_back_is_another(file: Path) -> None:
+def test_an_overwritten_file_with_its_old_time_counts_as_changed(file: Path) -> None:
     before, status = identity_of(str(file)), file.stat()
     file.write_text("realm: b\n", encoding="utf-8")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert identity_of(str(file)) != before
 
 
-def test_a_file_that_may_be_read_at_last_is_another(file: Path) -> None:
+def test_a_file_that_becomes_readable_counts_as_changed(file: Path) -> None:
     file.chmod(0)
     before = identity_of(str(file))
     file.chmod(0o644)
@@ -60,7 +60,7 @@ def test_a_link_that_leads_elsewhere_is_another(file: Path) -> None:
     assert identity_of(str(link)) != before
 
 
-def test_a_file_that_comes_and_goes_changes_each_time(file: Path) -> None:
+def test_a_file_that_appears_and_disappears_changes_each_time(file: Path) -> None:
     there = identity_of(str(file))
     text = file.read_text(encoding="utf-8")
     file.unlink()
@@ -78,6 +78,6 @@ def test_a_file_mounted_by_itself_is_known_by_the_mounts(file: Path, tmp_path: P
     assert is_mounted_alone(str(file), mounts=str(mounts)) is lies_in_mounts
 
 
-def test_where_mounts_cannot_be_read_nothing_is_said(file: Path, tmp_path: Path) -> None:
+def test_unreadable_mounts_give_no_finding(file: Path, tmp_path: Path) -> None:
     assert not is_mounted_alone(str(file), mounts=str(tmp_path / "none"))
     assert not is_mounted_alone(str(file))

@@ -35,7 +35,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("data", "expected"), REFUSED.values(), ids=REFUSED)
-def test_a_file_that_cannot_be_looked_into_is_one_problem(problems: Complaining, data: bytes, expected: str) -> None:
+def test_an_unreadable_file_is_one_problem(problems: Complaining, data: bytes, expected: str) -> None:
     (line,) = problems(data)
     assert expected in line
 

@@ -1,4 +1,4 @@
-"""Routes for tests, and what they mean said again in the slowest and plainest way."""
+"""Routes for tests, and a slow, simple reference implementation."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -25,7 +25,7 @@ def routes(*texts: str) -> list[Route]:
 
 SEGMENTS = ("a", "b", "", "z")
 FIXED = (*SEGMENTS, "ab", "az", "zb", "azb", "a:b", "z:b")
-"""Segments that tell `a{x}`, `{x}b` and `{x}:b` from one another."""
+"""Segments that distinguish `a{x}`, `{x}b` and `{x}:b`."""
 PATHS = tuple(
     "/" + "/".join(parts)
     for segments, most in ((SEGMENTS, 4), (FIXED, 3))

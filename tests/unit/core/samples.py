@@ -1,4 +1,4 @@
-"""Values that tests of the rules begin with."""
+"""Sample values for tests of the rules."""
 
 from collections.abc import Mapping
 from typing import Any

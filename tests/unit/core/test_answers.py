@@ -1,4 +1,4 @@
-"""Our own answers: problem details, challenges, configured bodies, and what a stranger may learn."""
+"""Our own responses: problem details, challenges, configured bodies, and what an outsider may learn."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_every_reason_has_a_problem_detail_that_is_not_kept(reason: Reason) -> N
     assert re.fullmatch(r"[A-Z][A-Za-z ,;()'-]+\.(?: [A-Z][A-Za-z ,;'-]+\.)*", problem["detail"])
 
 
-def test_a_stranger_cannot_tell_what_is_wrong_with_a_key() -> None:
+def test_an_outsider_cannot_find_out_what_is_wrong_with_a_key() -> None:
     told = {
         responses().denied(deny(reason), NOW)
         for reason in Reason
@@ -80,7 +80,7 @@ def test_each_reason_may_have_a_body_status_and_headers_of_its_own() -> None:
     assert json.loads(configured.denied(deny(Reason.REVOKED_KEY), NOW).body)["code"] == "invalid_key"
 
 
-def test_a_default_body_answers_every_reason_not_named() -> None:
+def test_a_default_body_is_sent_for_every_reason_not_configured() -> None:
     configured = responses({Reason.NO_ROUTE: ErrorTemplate(body={"a": 1})}, ErrorTemplate(body={"b": "{reason}"}))
     assert json.loads(configured.for_reason(Reason.NO_ROUTE).body) == {"a": 1}
     assert json.loads(configured.for_reason(Reason.BAD_TARGET).body) == {"b": "bad_target"}
@@ -107,7 +107,7 @@ def test_a_realm_cannot_leave_its_quotes() -> None:
     assert fields(quoted.for_reason(Reason.INVALID_KEY))["www-authenticate"].startswith('Bearer realm="a\\"b\\\\"')
 
 
-def test_a_quota_that_is_used_up_is_told_in_numbers() -> None:
+def test_an_exhausted_quota_is_reported_in_numbers() -> None:
     spent = state(limit=100, remaining=0, retry_after_seconds=600)
     body = {"count": "{quota.used}", "limit": "{quota.limit}", "left": "{quota.remaining}", "text": "of {quota.limit}"}
     configured = responses({Reason.QUOTA_EXCEEDED: ErrorTemplate(body=body)})
@@ -155,7 +155,7 @@ def test_the_detail_names_the_quota_that_is_used_up_to_a_valid_key_only() -> Non
     assert json.loads(responses(DETAILED).denied(anonymous, NOW).body)["detail"] == "The quota is used up."
 
 
-def test_a_body_of_ones_own_takes_the_same_detail() -> None:
+def test_a_custom_body_contains_the_same_detail() -> None:
     body = {"error": {"code": "{reason}", "message": "No: {detail}"}}
     own = responses({Reason.INSUFFICIENT_SCOPE: ErrorTemplate(body=body, detail=True)}, ErrorTemplate(body=body))
     refused = deny(Reason.INSUFFICIENT_SCOPE, route=route(all_scopes=frozenset({"b"})), principal=KEY)
@@ -165,13 +165,13 @@ def test_a_body_of_ones_own_takes_the_same_detail() -> None:
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in DETAILED])
-def test_no_other_reason_tells_more(reason: Reason) -> None:
+def test_no_other_reason_reveals_more(reason: Reason) -> None:
     plain, detailed = (responses(None, ErrorTemplate(detail=more)) for more in (False, True))
     refused = deny(reason, route=route(all_scopes=frozenset({"b"})), principal=KEY, refused_quota=SPENT)
     assert detailed.denied(refused, NOW) == plain.denied(refused, NOW)
 
 
-def test_faults_say_when_to_come_back_and_methods_which_there_are() -> None:
+def test_faults_have_retry_after_and_method_denials_have_allow() -> None:
     assert fields(responses().for_reason(Reason.STORE_UNAVAILABLE))["retry-after"] == "1"
     assert "GET" in fields(responses().for_reason(Reason.METHOD_NOT_ALLOWED))["allow"]
 
@@ -189,7 +189,7 @@ def allow(respond: StaticResponse | None = None, **changes: Any) -> Allow:
     )
 
 
-def test_a_route_that_the_sidecar_answers_tells_typed_values() -> None:
+def test_a_static_response_has_typed_values() -> None:
     template = {
         "id": "{key.id}",
         "scopes": "{key.scopes}",
@@ -223,7 +223,7 @@ def test_values_of_a_key_cannot_leave_their_place_in_the_body() -> None:
     assert not any(byte < 32 for byte in response.body)
 
 
-def test_a_response_of_bytes_is_sent_as_it_is_with_the_quotas_of_the_key() -> None:
+def test_a_static_response_is_sent_unchanged_with_the_quotas_of_the_key() -> None:
     own = StaticResponse(status=308, headers=((b"Location", b"/v2"),), body=b"{key.id}")
     response = responses().static_response(allow(own), own, NOW)
     assert (response.status, response.body) == (308, b"{key.id}")
@@ -231,7 +231,7 @@ def test_a_response_of_bytes_is_sent_as_it_is_with_the_quotas_of_the_key() -> No
     assert fields(response)["x-ratelimit-remaining"] == "1"
 
 
-def test_a_failed_request_still_tells_what_is_left() -> None:
+def test_a_failed_request_still_reports_the_remaining_quota() -> None:
     response = responses().fault(Reason.UPSTREAM_TIMEOUT, allow(), NOW)
     assert response.status == 504
     assert fields(response)["x-ratelimit-remaining"] == "1"
@@ -243,6 +243,6 @@ def test_the_tightest_state_has_least_left_and_then_the_lowest_limit() -> None:
     assert tightest([]) is None
 
 
-def test_only_answers_to_a_counted_request_carry_fields() -> None:
+def test_only_responses_to_a_counted_request_have_fields() -> None:
     assert responses().client_headers(None, (), NOW) == ()
     assert b"RateLimit" in dict(responses().client_headers(None, (state(),), NOW))

@@ -45,7 +45,7 @@ def test_neighbours_in_an_ipv6_64_share_a_bucket() -> None:
     )
 
 
-def test_a_key_without_a_tenant_shares_with_nobody() -> None:
+def test_a_key_without_a_tenant_shares_no_quota() -> None:
     one, other = subject(api_key(), Subject.TENANT), subject(api_key(id="key_2"), Subject.TENANT)
     assert one != other
     assert subject(api_key(tenant="key_1"), Subject.TENANT) != one

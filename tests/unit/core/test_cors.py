@@ -1,4 +1,4 @@
-"""What browsers and caches are told about a response: pure rules, held against Fetch and RFC 9111."""
+"""Headers for browsers and caches: pure rules, checked against Fetch and RFC 9111."""
 
 import re
 from typing import Any
@@ -119,7 +119,7 @@ def test_an_origin_is_written_as_browsers_write_it(text: str) -> None:
         ("", "scheme://host"),
     ],
 )
-def test_what_no_browser_sends_is_no_origin(text: str, why: str) -> None:
+def test_an_origin_that_no_browser_sends_is_invalid(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=re.escape(why)):
         parse_origin(text)
 
@@ -176,7 +176,7 @@ def test_a_route_of_every_method_names_the_one_that_is_asked_for() -> None:
 # Responses.
 
 
-def test_only_a_listed_origin_is_told_that_it_may_read() -> None:
+def test_only_a_listed_origin_gets_cors_headers() -> None:
     fields = CorsFields(cors(expose=("X-Total",), credentials=True), sent=(), added=("Retry-After",))
     assert told(fields.of_response(from_(APP))) == {
         "access-control-allow-origin": APP.decode(),
@@ -187,7 +187,7 @@ def test_only_a_listed_origin_is_told_that_it_may_read() -> None:
         assert fields.of_response(others) == ()
 
 
-def test_where_every_origin_may_read_nobodys_is_named() -> None:
+def test_if_every_origin_may_read_none_is_named() -> None:
     fields = CorsFields(cors("*"), sent=(), added=("Retry-After",))
     assert fields.of_response(from_(EVIL)) == fields.of_response(from_())
     assert told(fields.of_response(from_()))["access-control-allow-origin"] == "*"
@@ -268,7 +268,7 @@ def test_our_names_join_those_that_the_upstream_varies_by(theirs: list[str], who
     assert vary((b"Authorization", b"Origin"), tuple(value.encode() for value in theirs)).decode() == whole
 
 
-def test_the_headers_that_tell_callers_apart_are_those_that_credentials_stand_in() -> None:
+def test_vary_lists_the_headers_that_contain_credentials() -> None:
     assert credential_headers([BEARER, KEY, COOKIE, QUERY]) == ("Authorization", "X-Api-Key", "Cookie")
     again = Source(kind="header", name="authorization", scheme="Basic")
     assert len(credential_headers([BEARER, again])) == 1
@@ -295,7 +295,7 @@ PLAIN, CACHED = (), ((b"Cache-Control", b"public, max-age=60"), (b"Vary", b"Acce
         ({"cors": cors()}, PLAIN, False, {"vary": "X-Api-Key, Cookie, Origin", "cache-control": "private"}),
     ],
 )
-def test_caches_are_told_by_what_the_route_and_the_upstream_say(
+def test_cache_headers_follow_the_route_and_the_upstream(
     policy: dict[str, Any], upstream: Headers, in_query: bool, expected: dict[str, str]
 ) -> None:
     at = route(**policy)

@@ -59,7 +59,7 @@ def basic(text: str) -> bytes:
         (b"xKEY, KEYx, key", b"xKEY, KEYx, key"),
     ],
 )
-def test_an_item_is_taken_out_of_a_list_and_the_others_stay_as_they_are(line: bytes, left: bytes) -> None:
+def test_an_item_is_removed_from_a_list_and_the_others_are_unchanged(line: bytes, left: bytes) -> None:
     assert without_item(line, b"KEY") == left
 
 
@@ -90,7 +90,7 @@ def test_basic_credentials_without_one_key_are_refused(value: bytes, reason: Rea
     assert refusal(rules(BASIC), fields(authorization=value)) is reason
 
 
-def test_basic_credentials_of_others_pass_beside_keys_where_they_may() -> None:
+def test_foreign_basic_credentials_pass_along_with_keys_if_allowed() -> None:
     passing = Source(kind="header", name="Authorization", scheme="Basic")
     found = rules(BASIC, passing=(passing,)).find(fields(authorization=basic("ann:secret")), None)
     assert found is not None
@@ -151,7 +151,7 @@ def test_an_authorization_header_of_another_form_is_malformed(value: bytes) -> N
 
 
 @pytest.mark.parametrize("value", [b'Bearer "hv_live_abc"', b"Bearer Bearer hv_live_abc", b"Bearer other"])
-def test_what_does_not_begin_as_our_keys_do_is_not_valid(value: bytes) -> None:
+def test_a_key_without_our_prefix_is_not_valid(value: bytes) -> None:
     assert refusal(rules(), fields(authorization=value)) is Reason.INVALID_KEY
 
 
@@ -271,7 +271,7 @@ def test_a_key_in_the_query_is_refused_unless_enabled(query: str) -> None:
     assert refusal(rules(), {}, query) is Reason.MALFORMED_CREDENTIAL
 
 
-def test_a_query_that_only_speaks_of_keys_is_no_key() -> None:
+def test_a_query_that_only_mentions_keys_is_not_a_key() -> None:
     assert rules().find({}, "q=about hv_live_ keys&x=%zz") is None
 
 

@@ -19,13 +19,13 @@ def client(*lines: bytes, peer: str = PROXY, header: bytes = b"x-forwarded-for")
     return proxies(header=header).client_address(peer, {header: list(lines)})
 
 
-def test_nobody_is_trusted_where_nobody_is_named() -> None:
+def test_no_peer_is_trusted_by_default() -> None:
     nobody = TrustedProxies([], b"x-forwarded-for")
     assert not nobody.trusts("127.0.0.1")
     assert nobody.client_address("127.0.0.1", {b"x-forwarded-for": [b"9.9.9.9"]}) == "127.0.0.1"
 
 
-def test_a_stranger_is_whoever_the_socket_says() -> None:
+def test_an_untrusted_peers_address_is_that_of_its_socket() -> None:
     assert client(b"9.9.9.9", peer="203.0.113.5") == "203.0.113.5"
 
 
@@ -88,7 +88,7 @@ def test_a_malformed_entry_matches_nothing_and_ends_the_walk(entry: bytes) -> No
         (b"198.51.100.7", PROXY),
     ],
 )
-def test_forwarded_is_read_where_it_is_the_header_that_proxies_speak(line: bytes, expected: str) -> None:
+def test_forwarded_is_read_if_proxies_use_it(line: bytes, expected: str) -> None:
     assert client(line, header=b"forwarded") == expected
 
 

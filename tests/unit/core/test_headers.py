@@ -55,7 +55,7 @@ def test_fields_between_neighbours_do_not_pass(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [b"Host", b"Content-Length", b"Transfer-Encoding"])
-def test_what_routes_or_frames_a_request_is_written_anew(name: bytes) -> None:
+def test_routing_and_framing_fields_are_rewritten(name: bytes) -> None:
     assert kept((name, b"1"), (name.upper(), b"1")) == []
 
 
@@ -67,7 +67,7 @@ def test_a_name_that_passes_itself_off_as_framing_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in FORWARDING])
-def test_forwarding_fields_of_a_stranger_do_not_pass(name: str) -> None:
+def test_forwarding_fields_from_untrusted_peers_are_removed(name: str) -> None:
     assert [form for form in disguises(name) if kept((form.encode(), b"1"))] == []
 
 
@@ -82,7 +82,7 @@ def passing(compiled: HeaderRules, names: Sequence[str], *, from_proxy: bool) ->
 
 @pytest.mark.parametrize("from_proxy", [False, True])
 @pytest.mark.parametrize("name", [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN]])
-def test_what_services_believe_of_proxies_passes_from_nobody(name: str, from_proxy: bool) -> None:
+def test_headers_that_services_trust_are_never_passed(name: str, from_proxy: bool) -> None:
     assert passing(rules(), disguises(name), from_proxy=from_proxy) == []
 
 
@@ -93,7 +93,7 @@ def test_a_name_that_only_begins_like_one_of_these_passes(name: str) -> None:
     assert passing(rules(), [name], from_proxy=False) == [name]
 
 
-def test_a_pattern_strips_all_names_that_begin_so_in_any_disguise() -> None:
+def test_a_pattern_strips_all_matching_names_in_every_spelling() -> None:
     compiled = rules(strip=["X-Istio-*", "x_b3_*", "X-Foo*"])
     stripped = [*disguises("X-Istio-Attributes"), *disguises("X-B3-TraceId"), "X-Foo", "x.foobar", "X-Istio-"]
     assert passing(compiled, [*stripped, "X-Istio", "X-B3TraceId", "X-Fo-o"], from_proxy=True) == [
@@ -114,7 +114,7 @@ def test_what_a_trusted_proxy_sets_passes_from_it_by_its_exact_name_only(keep: s
 @pytest.mark.parametrize(
     "rest", ["Preferred_Username", "-User", "Preferred.Username", "User-_Name", "User--Name", "_User"]
 )
-def test_a_disguise_of_what_a_kept_pattern_stands_for_passes_from_nobody(rest: str) -> None:
+def test_a_lookalike_of_a_header_kept_by_pattern_never_passes(rest: str) -> None:
     compiled = rules(keep=["X-Auth-Request-*"])
     assert passing(compiled, [f"X-Auth-Request-{rest}", "X-Auth_Request-User"], from_proxy=True) == []
 
@@ -129,7 +129,7 @@ def test_what_is_kept_from_proxies_is_stripped_from_others_though_nothing_else_n
     ]
 
 
-def test_what_we_set_or_read_is_not_kept_whatever_is_named() -> None:
+def test_headers_that_we_set_or_read_are_not_kept_even_if_named() -> None:
     compiled = rules(keep=["X-Auth-*", "X-Request-*", "T*", "X-Api-*"])
     assert passing(compiled, [*IDENTITY, "X-Request-Id", "TE", "X-Api-Key"], from_proxy=True) == []
 
@@ -139,7 +139,7 @@ def test_other_fields_pass_in_their_order_case_and_number() -> None:
     assert kept(*given_headers) == list(given_headers)
 
 
-def test_what_is_looked_at_is_found_by_its_exact_name_only() -> None:
+def test_headers_are_found_only_by_their_exact_name() -> None:
     found = rules().classify(
         ((b"X-API-KEY", b"1"), (b"x_api_key", b"2"), (b"Host", b"h"), (b"Cookie", b"c"), (b"x-request-ID", b"r"))
     )

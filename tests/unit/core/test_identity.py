@@ -1,4 +1,4 @@
-"""What the upstream is told of the key."""
+"""What the upstream learns about the key."""
 
 from sidecar.core.upstream_request import IdentityHeaders, appended, forwarded_header, forwarding_headers
 from tests.unit.core.samples import api_key
@@ -12,7 +12,7 @@ KEY = api_key(
 )
 
 
-def test_headers_tell_what_is_stored_of_the_key() -> None:
+def test_headers_contain_what_is_stored_about_the_key() -> None:
     identity = IdentityHeaders(
         {
             "X-Id": "{key.id}",
@@ -29,7 +29,7 @@ def test_headers_tell_what_is_stored_of_the_key() -> None:
     )
 
 
-def test_what_is_unknown_is_told_as_empty() -> None:
+def test_unknown_values_are_shown_as_empty() -> None:
     assert IdentityHeaders({"X-Plan": "{key.plan}", "X-M": "{key.metadata.none}"}).of_key(KEY) == (
         (b"X-Plan", b""),
         (b"X-M", b""),
@@ -40,14 +40,14 @@ def test_a_name_with_a_line_break_stays_one_line() -> None:
     assert IdentityHeaders({"X-Name": "{key.name}"}).of_key(KEY) == ((b"X-Name", b"Zo%C3%AB%0D%0AX-Admin: 1"),)
 
 
-def test_the_request_id_is_told_request_by_request() -> None:
+def test_the_request_id_is_injected_into_each_request() -> None:
     identity = IdentityHeaders({"X-Id": "{key.id}", "X-Trace": "{request.id}/{key.id}"})
     assert identity.of_key(KEY) == ((b"X-Id", b"key_1"),)
     assert identity.of_request(KEY, "r1") == ((b"X-Trace", b"r1/key_1"),)
     assert identity.of_request(KEY, "r2") == ((b"X-Trace", b"r2/key_1"),)
 
 
-def test_the_socket_is_told_as_it_is() -> None:
+def test_forwarding_headers_describe_the_socket() -> None:
     told = forwarding_headers("198.51.100.7", "https", b"h")
     assert (b"X-Forwarded-For", b"198.51.100.7") in told
     assert b"X-Forwarded-For" not in dict(forwarding_headers("", "http", b"h"))

@@ -1,4 +1,4 @@
-"""What the upstream gets in place of the client's own target and fields."""
+"""The target and fields that the upstream gets instead of the client's own."""
 
 import re
 from ipaddress import ip_network
@@ -51,7 +51,7 @@ def target_of(raw: str, credential: Credential | None, **changes: Any) -> str:
     return injection(**changes).target(target, readings(target.path), credential)
 
 
-def test_identity_comes_last_and_only_from_us() -> None:
+def test_identity_headers_are_added_last_and_only_by_us() -> None:
     headers = sent((b"x_auth_subject", b"me"), (b"Accept", b"*/*"), (b"X-Request-Id", b"theirs"))
     assert headers[-2:] == list(IDENTITY)
     assert values(headers, b"x-auth-subject") == [b"key_1"]
@@ -62,18 +62,18 @@ def test_identity_comes_last_and_only_from_us() -> None:
 @pytest.mark.parametrize(
     "connection", [b"X-Auth-Subject", b"x-auth-SUBJECT, X-Request-Id", b"X-Forwarded-For, X-Forwarded-Host"]
 )
-def test_a_connection_field_takes_away_nothing_that_we_add(connection: bytes) -> None:
+def test_a_connection_field_cannot_remove_what_we_add(connection: bytes) -> None:
     assert sent((b"Connection", connection)) == sent()
 
 
-def test_a_connection_field_takes_away_what_else_it_names() -> None:
+def test_a_connection_field_removes_the_other_fields_that_it_names() -> None:
     headers = sent((b"X-Hop", b"1"), (b"Connection", b"close"), (b"connection", b"x-hop, Cookie"), (b"Cookie", b"a=1"))
     assert values(headers, b"x-hop") == []
     assert values(headers, b"cookie") == []
     assert values(headers, b"connection") == []
 
 
-def test_a_stranger_is_described_by_the_socket() -> None:
+def test_an_untrusted_peer_is_identified_by_its_socket() -> None:
     headers = sent((b"X-Forwarded-For", b"6.6.6.6"), (b"Forwarded", b"for=6.6.6.6"), (b"X-Real-IP", b"6.6.6.6"))
     assert values(headers, b"x-forwarded-for") == [b"203.0.113.5"]
     assert values(headers, b"x-forwarded-proto") == [b"http"]
@@ -81,7 +81,7 @@ def test_a_stranger_is_described_by_the_socket() -> None:
     assert values(headers, b"forwarded") == values(headers, b"x-real-ip") == []
 
 
-def test_a_trusted_proxys_word_is_kept_and_added_to() -> None:
+def test_a_trusted_proxys_forwarding_field_is_kept_and_extended() -> None:
     headers = sent(
         (b"X-Forwarded-For", b"6.6.6.6"),
         (b"X-Forwarded-Proto", b"https"),
@@ -95,7 +95,7 @@ def test_a_trusted_proxys_word_is_kept_and_added_to() -> None:
     assert values(headers, b"forwarded") == []
 
 
-def test_forwarded_is_spoken_where_proxies_speak_it() -> None:
+def test_forwarded_is_written_if_proxies_use_it() -> None:
     speaking = injection(forwarded=b"forwarded")
     alone = sent((b"Forwarded", b"for=6.6.6.6"), by=speaking, peer="2001:db8::1")
     assert values(alone, b"forwarded") == [b'for="[2001:db8::1]";proto=http;host="api.test"']
@@ -112,7 +112,7 @@ def test_a_key_of_ours_stays_with_us_unless_configured() -> None:
     assert values(sent(authorization, credential=OURS, by=configured), b"authorization") == [b"Bearer hv_live_x"]
 
 
-def test_what_is_not_ours_reaches_the_upstream_untouched() -> None:
+def test_a_foreign_credential_reaches_the_upstream_unchanged() -> None:
     headers = sent((b"AUTHORIZATION", b"Bearer a.jwt"), (b"x_auth_subject", b"me"), credential=FOREIGN)
     assert (b"AUTHORIZATION", b"Bearer a.jwt") in headers
     assert values(headers, b"x_auth_subject") == []
@@ -127,13 +127,13 @@ def test_what_is_not_ours_reaches_the_upstream_untouched() -> None:
         (b"api_keys=1; api_key=hv_live_x", [b"api_keys=1"]),
     ],
 )
-def test_a_key_leaves_the_cookies_and_the_others_stay(line: bytes, left: list[bytes]) -> None:
+def test_a_key_is_removed_from_the_cookies_and_the_others_stay(line: bytes, left: list[bytes]) -> None:
     credential = Credential(text="hv_live_x", sources=frozenset({COOKIE}))
     headers = sent((b"Cookie", line), (b"cookie", b"c=3"), credential=credential)
     assert values(headers, b"cookie") == [*left, b"c=3"]
 
 
-def test_a_key_leaves_the_query_and_the_rest_is_byte_for_byte() -> None:
+def test_a_key_is_removed_from_the_query_and_the_rest_is_unchanged() -> None:
     credential = Credential(text="hv_live_x", sources=frozenset({QUERY}))
     assert target_of("/a?api_key=hv_live_x", credential) == "/a"
     assert target_of("/a%20b?x=%2F+&api_key=hv_live_x&&y", credential) == "/a%20b?x=%2F+&&y"
@@ -145,7 +145,7 @@ def test_a_parameter_that_was_not_the_key_stays() -> None:
     assert target_of("/a?", None) == "/a?"
 
 
-def test_prefixes_are_put_on_and_taken_off() -> None:
+def test_prefixes_are_added_and_removed() -> None:
     assert target_of("/v1/x?y", None, strip_prefix="/v1", add_prefix="/internal") == "/internal/x?y"
 
 
@@ -168,7 +168,7 @@ def test_any_other_request_id_is_replaced(value: bytes) -> None:
     assert request_id({b"x-request-id": [value]}, b"x-request-id", KEYS) is None
 
 
-def test_two_request_ids_are_none() -> None:
+def test_two_request_ids_count_as_none() -> None:
     assert request_id({b"x-request-id": [b"a", b"a"]}, b"x-request-id", KEYS) is None
     assert request_id({}, b"x-request-id", KEYS) is None
 

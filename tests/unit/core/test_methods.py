@@ -49,5 +49,5 @@ def test_a_method_that_a_route_names_passes_in_that_case_alone() -> None:
 @pytest.mark.parametrize(
     "method", ["", " ", "G ET", "GET ", "GET\n", "GET\0", "a/b", "a,b", "(x)", "É", "\udcff", "\u017fET"]
 )
-def test_what_is_no_token_is_no_method(method: str) -> None:
+def test_a_method_must_be_a_token(method: str) -> None:
     assert not passes(method)

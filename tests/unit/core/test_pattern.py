@@ -1,4 +1,4 @@
-"""Path patterns: what may be written, and how two patterns stand to each other."""
+"""Path patterns: their syntax, and how two patterns relate."""
 
 import pytest
 

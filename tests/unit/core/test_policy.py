@@ -1,4 +1,4 @@
-"""Whether a principal may do what a route names, and what readings that disagree come to."""
+"""Whether a principal satisfies a route's policy, and the outcome of differing readings."""
 
 from dataclasses import replace
 
@@ -36,18 +36,18 @@ def disagreement(matches: list[Match | None], caller: Principal | None) -> Reaso
         ({"expires_at": 0}, Reason.EXPIRED_KEY),
     ],
 )
-def test_a_key_that_stands_no_more_is_refused(changes: dict[str, object], reason: Reason) -> None:
+def test_a_key_that_is_no_longer_valid_is_refused(changes: dict[str, object], reason: Reason) -> None:
     with pytest.raises(Denied) as denied:
         check_status(api_key(**changes), 1000)
     assert denied.value.reason is reason
 
 
-def test_a_key_stands_until_the_very_microsecond() -> None:
+def test_a_key_is_valid_to_the_exact_microsecond() -> None:
     check_status(api_key(expires_at=1001, retires_at=1001), 1000)
     check_status(api_key(), 10**18)
 
 
-def test_what_no_route_names_is_401_without_a_key_and_403_with_one() -> None:
+def test_an_unmatched_request_is_401_without_a_key_and_403_with_one() -> None:
     assert refusal(None, None) is Reason.MISSING_CREDENTIAL
     assert refusal(None, None, foreign=True) is Reason.MISSING_CREDENTIAL
     assert refusal(None, principal("everything")) is Reason.NO_ROUTE
@@ -60,7 +60,7 @@ def test_a_route_that_denies_refuses_as_if_no_route_named_it() -> None:
     assert refusal(Match(hole), principal("everything", tenant=EVERY, environment=EVERY)) is Reason.NO_ROUTE
 
 
-def test_a_public_route_asks_for_nothing() -> None:
+def test_a_public_route_requires_nothing() -> None:
     assert refusal(match(public=True), None) is None
     assert refusal(match(public=True), principal()) is None
 
@@ -70,7 +70,7 @@ def test_a_route_without_demands_still_asks_for_a_key() -> None:
     assert refusal(match(), principal()) is None
 
 
-def test_what_is_not_ours_passes_only_where_the_route_lets_it() -> None:
+def test_a_foreign_credential_passes_only_if_the_route_allows_it() -> None:
     assert refusal(match(all_scopes=frozenset({"a"})), None, foreign=True) is None
     assert refusal(match(pass_through=False), None, foreign=True) is Reason.INVALID_KEY
     assert refusal(match(respond=StaticResponse()), None, foreign=True) is Reason.INVALID_KEY
@@ -159,7 +159,7 @@ def test_readings_that_are_all_refused_with_one_status_are_refused_with_it() -> 
     assert disagreement([None, ADMIN, READ], None) is Reason.MISSING_CREDENTIAL
 
 
-def test_one_route_bound_to_two_tenants_is_two_answers() -> None:
+def test_one_route_gives_two_tenants_two_responses() -> None:
     mine, theirs = match(tenant="acme", tenant_param="org"), match(tenant="other", tenant_param="org")
     assert disagreement([mine, theirs], principal(tenant="acme")) is Reason.AMBIGUOUS_TARGET
     assert disagreement([mine, theirs], principal(tenant="*")) is Reason.AMBIGUOUS_TARGET

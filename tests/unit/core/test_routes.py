@@ -80,7 +80,7 @@ def test_a_parameter_is_never_empty_and_never_more_than_one_segment() -> None:
     assert table.match("GET", "/a/b") is not None
 
 
-def test_a_walk_comes_back_from_a_literal_that_leads_nowhere() -> None:
+def test_a_lookup_backtracks_from_a_literal_without_a_match() -> None:
     table = RouteTable(routes("GET /a/b/c", "GET /a/{x}/d", "GET /**"))
     for path, name in [("/a/b/d", "GET /a/{x}/d"), ("/a/b/e", "GET /**"), ("/a/b/c", "GET /a/b/c")]:
         match = table.match("GET", path)
@@ -108,7 +108,7 @@ def test_a_narrower_path_under_another_method_takes_nothing_away() -> None:
     assert match.route.name == "GET /a/**"
 
 
-def test_case_matters_only_where_it_is_said_to() -> None:
+def test_case_matters_only_if_configured() -> None:
     table = routes("GET /Admin/{id}")
     assert RouteTable(table).match("GET", "/admin/X") is None
     folded = RouteTable(table, case_sensitive=False)
@@ -118,11 +118,11 @@ def test_case_matters_only_where_it_is_said_to() -> None:
     assert not overlaps(routes("GET /a", "GET /A"))
 
 
-def test_very_many_overlaps_are_not_all_told() -> None:
+def test_very_many_overlaps_are_reported_only_in_part() -> None:
     assert 100 <= len(overlaps(routes(*["GET /a"] * 300))) < 400
 
 
-def test_what_a_policy_binds_is_told_as_it_was_sent() -> None:
+def test_a_bound_value_is_reported_as_it_was_sent() -> None:
     policy = Policy(tenant_param="org", environment_param="env")
     table = RouteTable([route("GET /o/{org}/e/{env}/**", policy)], case_sensitive=False)
     match = table.match("GET", "/O/Acme/E/Live/x")

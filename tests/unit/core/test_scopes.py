@@ -1,4 +1,4 @@
-"""The scope catalogue: what a grant amounts to."""
+"""The scope catalogue: what a grant includes."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,11 +23,11 @@ def test_a_scope_is_itself_with_all_that_it_includes() -> None:
     assert CATALOGUE.expand([]) == frozenset()
 
 
-def test_inclusion_goes_all_the_way_down() -> None:
+def test_inclusion_is_transitive() -> None:
     assert CATALOGUE.expand(["operator"]) == {"operator", "vod:read", "vod:write", "streams:read", "streams:write"}
 
 
-def test_wildcards_stand_for_what_the_catalogue_has() -> None:
+def test_wildcards_include_what_the_catalogue_has() -> None:
     assert CATALOGUE.expand(["*"]) == set(CATALOGUE.scopes)
     assert CATALOGUE.expand(["vod:*"]) == {"vod:read", "vod:write"}
 

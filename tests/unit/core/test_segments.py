@@ -45,7 +45,7 @@ def answer(table: RouteTable, method: str, path: str) -> str | None:
 
 @SLOW_ORACLE
 @given(st.lists(ROUTE, min_size=2, max_size=8), st.randoms(use_true_random=False))
-def test_the_answer_is_that_of_trying_every_route_the_most_specific_first(
+def test_the_match_is_that_of_trying_every_route_most_specific_first(
     table: list[Route], shuffled: random.Random
 ) -> None:
     table = resolved(table)
@@ -85,11 +85,11 @@ VERBS = RouteTable(
         ("GET", "/files/urn:isbn:5", "* /files/{id}"),
     ],
 )
-def test_a_parameter_takes_no_verb_where_a_sibling_has_one(method: str, path: str, expected: str | None) -> None:
+def test_a_parameter_cannot_have_a_verb_if_a_sibling_has_one(method: str, path: str, expected: str | None) -> None:
     assert answer(VERBS, method, path) == expected
 
 
-def test_a_colon_is_an_ordinary_character_where_it_is_said_to_be() -> None:
+def test_a_colon_is_an_ordinary_character_if_so_configured() -> None:
     table = RouteTable(routes("POST /jobs/{id}", "POST /jobs/{id}:cancel"), colon_verbs=False)
     assert answer(table, "POST", "/jobs/5:purge") == "POST /jobs/{id}"
     assert answer(table, "POST", "/jobs/5:purge:cancel") == "POST /jobs/{id}:cancel"

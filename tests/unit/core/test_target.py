@@ -1,4 +1,4 @@
-"""Request-targets: which forms are taken, and how many ways a path can be read."""
+"""Request-targets: accepted forms, and the readings of a path."""
 
 import re
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def reason_of(raw: str, host: str = HOST) -> Reason:
     return denied.value.reason
 
 
-def test_an_origin_form_is_taken_apart_and_put_together_unchanged() -> None:
+def test_an_origin_form_round_trips_unchanged() -> None:
     for raw in ("/", "/a", "/a?", "/a?b=c", "/a?b?c", "/a%20b+c;d=1?x=%2F+%2b&y=a%26b&&z=%7E~"):
         assert str(parse_target(raw, HOST)) == raw
 
@@ -168,7 +168,7 @@ def test_the_raw_path_is_always_the_first_reading(path: str) -> None:
 
 
 @given(TANGLED)
-def test_readings_hold_whatever_any_reader_would_make_of_them(path: str) -> None:
+def test_readings_include_every_parsers_result(path: str) -> None:
     try:
         found = readings(path)
     except Denied:
@@ -208,7 +208,7 @@ def test_nothing_but_denied_is_ever_raised(raw: str, host: str) -> None:
 
 
 @pytest.mark.parametrize("name", PERCENT_NAMES)
-def test_a_percent_sign_in_a_name_is_read_whatever_bytes_a_second_decoding_makes(name: str) -> None:
+def test_a_percent_sign_in_a_name_is_accepted_whatever_it_decodes_to_again(name: str) -> None:
     found = readings(f"/files/{name}")
     assert found[0] == f"/files/{name}"
     assert {reading.count("/") for reading in found} == {2}
@@ -232,7 +232,7 @@ def test_no_byte_of_a_second_decoding_hides_dots(path: str) -> None:
         assert any(reading.startswith("/admin") for reading in readings(path))
 
 
-def test_an_encoded_slash_that_is_kept_is_a_character_of_its_segment() -> None:
+def test_a_kept_encoded_slash_is_a_character_of_its_segment() -> None:
     for path in ("/p/group%2Fproject/issues", "/p/group%2fproject/issues"):
         assert readings(path, keep_slash=True) == (f"/p/group{KEPT_SLASH}project/issues",)
         assert "/p/group/project/issues" in readings(path)
@@ -241,7 +241,7 @@ def test_an_encoded_slash_that_is_kept_is_a_character_of_its_segment() -> None:
     assert readings("/p/a%2F.b%2Fc..d%2F...", keep_slash=True)
 
 
-def test_what_is_no_encoded_slash_is_read_as_ever_where_slashes_are_kept() -> None:
+def test_other_escapes_are_unaffected_by_kept_slashes() -> None:
     for path in ("/a%252Fb", "/a%25%32%46b", "/a%5Cb", "/a%255Cb", "/a\\b", "/a//b", "/a%20b", "/a;x/%2e%2e/b", "/a"):
         assert readings(path, keep_slash=True) == readings(path)
     assert "/a/b" in readings("/a%252Fb", keep_slash=True)
@@ -249,7 +249,7 @@ def test_what_is_no_encoded_slash_is_read_as_ever_where_slashes_are_kept() -> No
 
 
 @pytest.mark.parametrize("path", KEPT_SLASH_CLIMBS)
-def test_dots_beside_an_encoded_slash_are_never_part_of_a_name(path: str) -> None:
+def test_dots_next_to_an_encoded_slash_are_never_part_of_a_name(path: str) -> None:
     with suppress(Denied):
         assert any(not reading.startswith("/public") for reading in readings(path, keep_slash=True))
 
@@ -268,8 +268,8 @@ READERS: dict[str, Callable[[str], str]] = {
 
 @settings(max_examples=1000)
 @given(TANGLED, st.lists(st.sampled_from(sorted(READERS)), max_size=8))
-def test_no_upstream_that_keeps_slashes_and_decodes_later_is_led_elsewhere(path: str, steps: list[str]) -> None:
-    """Up to three decodings in any order with all that readers do in between."""
+def test_an_upstream_that_decodes_slashes_later_reaches_the_same_path(path: str, steps: list[str]) -> None:
+    """Up to three decodings, in any order with all transformations in between."""
     path = f"/public{path}"
     try:
         found = readings(path, keep_slash=True)
@@ -284,7 +284,7 @@ def test_no_upstream_that_keeps_slashes_and_decodes_later_is_led_elsewhere(path:
         assert text == "/public" or text.startswith(("/public/", "/public;", "/public\\")), (path, steps)
 
 
-def test_a_reader_that_splits_before_it_decodes_is_thought_of() -> None:
+def test_parsers_that_split_before_decoding_are_considered() -> None:
     assert "/admin" in readings("/public/a%2fb/%2e%2e/%2e%2e/admin")
     assert "/f/a%2fb/admin" in readings("/f/a%2fb/%61dmin")
     assert "/admin" in readings("/public/a%252fb/%252e%252e/%252e%252e/admin")
@@ -344,7 +344,7 @@ def test_a_long_honest_path_is_read(unit: str) -> None:
     assert readings(path)[0] == path
 
 
-def test_prefixes_are_taken_off_and_put_before_and_the_query_stays() -> None:
+def test_prefixes_are_removed_and_added_and_the_query_stays() -> None:
     target = parse_target("/api/x?y", HOST)
     assert with_prefix(target, ("/api/x",), "", "") == "/api/x?y"
     assert with_prefix(target, ("/api/x",), "/api", "") == "/x?y"
@@ -354,7 +354,7 @@ def test_prefixes_are_taken_off_and_put_before_and_the_query_stays() -> None:
 
 
 @pytest.mark.parametrize("path", ["/apix", "/other", "/api//evil.test/x", "/api/\\evil.test"])
-def test_a_prefix_that_cannot_be_taken_off_safely_is_refused(path: str) -> None:
+def test_a_prefix_that_cannot_be_removed_safely_is_refused(path: str) -> None:
     with pytest.raises(Denied):
         with_prefix(Target(path=path, query=None), readings(path), "/api", "")
 
@@ -362,7 +362,7 @@ def test_a_prefix_that_cannot_be_taken_off_safely_is_refused(path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/api/a/../../api/x", "/api/a/%2e%2e/%2e%2e/api/x", "/api/..;/api/x", "/api/.%2e/api"]
 )
-def test_without_its_prefix_a_path_climbs_nowhere_else(path: str) -> None:
+def test_removing_the_prefix_cannot_lead_to_another_path(path: str) -> None:
     with pytest.raises(Denied):
         with_prefix(Target(path=path, query=None), readings(path), "/api", "")
 

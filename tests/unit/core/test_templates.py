@@ -49,7 +49,7 @@ def test_a_value_is_never_read_as_a_template(value: str) -> None:
     assert render_text("<{s}>", {"s": value, "n": "never"}) == f"<{value}>"
 
 
-def test_unknown_placeholders_are_found_wherever_they_stand() -> None:
+def test_unknown_placeholders_are_found_everywhere() -> None:
     template = {"a": ["{quota.limit}", {"b": "x {quota.limits} {reason}"}], "c": "{key.id}", "d": "{{no}}", "e": 1}
     assert unknown_placeholders(template, ERROR_PLACEHOLDERS) == ["quota.limits", "key.id"]
 

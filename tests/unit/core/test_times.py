@@ -10,7 +10,7 @@ TIMES = {
 
 
 @pytest.mark.parametrize(("text", "at"), TIMES.items())
-def test_a_time_comes_back_to_the_microsecond(text: str, at: int) -> None:
+def test_a_time_round_trips_to_the_microsecond(text: str, at: int) -> None:
     assert (microseconds(text), rfc3339(at)) == (at, text)
 
 
@@ -20,6 +20,6 @@ def test_a_date_is_its_first_moment_in_utc_and_an_offset_counts() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2027-02-30", "10000-01-01", "2027-01-31T25:00:00Z"])
-def test_what_is_no_time_is_a_value_error(text: str) -> None:
+def test_an_invalid_time_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         microseconds(text)

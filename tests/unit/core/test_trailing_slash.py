@@ -36,7 +36,7 @@ def allowed(path: str, *scopes: str, **key: str) -> str:
         return denied.reason
 
 
-def test_a_trailing_slash_does_not_lead_around_a_narrower_route() -> None:
+def test_a_trailing_slash_does_not_bypass_a_narrower_route() -> None:
     assert allowed("/files/1/secret/", "read") == Reason.INSUFFICIENT_SCOPE
     assert allowed("/files/1/secret/", "read", "admin") == "/files/**"
 

@@ -1,1 +1,1 @@
-"""Checks on facts that the tests make up."""
+"""Checks of made-up facts."""

@@ -33,14 +33,14 @@ Spoil = Callable[[Facts], Facts]
 NOBODY = Unknown(reason="unknown")
 
 
-def test_a_sound_installation_has_nothing_to_mend(tmp_path: Path) -> None:
+def test_a_sound_installation_has_no_problems(tmp_path: Path) -> None:
     found = run_checks(installation(tmp_path))
     assert {one.finding.severity for one in found} == {OK}
     assert not [one for one in found if "Address(" in one.finding.saw]
     assert len(found) > 25
 
 
-def test_whatever_is_not_well_says_why_and_what_to_do(tmp_path: Path) -> None:
+def test_every_problem_has_a_cause_and_a_remedy(tmp_path: Path) -> None:
     for _, spoil, _ in SPOILT:
         for one in run_checks(spoil(installation(tmp_path))):
             if one.finding.severity in (WARNING, PROBLEM):
@@ -80,7 +80,7 @@ CONFIGURED = [
 
 
 @pytest.mark.parametrize(("more", "check", "severity", "word"), CONFIGURED, ids=[row[0] for row in CONFIGURED])
-def test_what_the_configuration_says_is_judged(
+def test_settings_of_the_configuration_are_checked(
     tmp_path: Path, more: str, check: str, severity: Severity, word: str
 ) -> None:
     found = finding(installation(tmp_path, more), check)
@@ -88,7 +88,7 @@ def test_what_the_configuration_says_is_judged(
     assert word in found.saw
 
 
-def test_without_an_ops_listener_probes_have_nothing_to_ask_or_only_the_upstream(tmp_path: Path) -> None:
+def test_without_an_ops_listener_probes_have_no_target_or_only_the_upstream(tmp_path: Path) -> None:
     facts = installation(tmp_path)
     bare = replace(facts, config=replace(facts.config, ops=None))
     assert "every endpoint needs a key" in finding(bare, "Configuration: probes").saw
@@ -124,7 +124,7 @@ def test_in_kubernetes_an_open_ops_listener_and_an_open_volume_are_as_they_shoul
     assert finding(facts, "Key store: folder").severity is OK
 
 
-def test_without_a_word_of_the_platform_its_default_is_assumed(tmp_path: Path) -> None:
+def test_without_information_from_the_platform_its_default_is_assumed(tmp_path: Path) -> None:
     facts = replace(installation(tmp_path, "drain: {delay: 10s, timeout: 25s}"), grace_seconds=None)
     assert finding(facts, "Configuration: time to end").severity is WARNING
     assert "--grace" in finding(facts, "Configuration: time to end").do
@@ -311,18 +311,18 @@ SPOILT: list[tuple[str, Spoil, Severity]] = [
 
 
 @pytest.mark.parametrize(("check", "spoil", "severity"), SPOILT, ids=[f"{row[0]} {row[2]}" for row in SPOILT])
-def test_what_was_seen_is_judged(tmp_path: Path, check: str, spoil: Spoil, severity: Severity) -> None:
+def test_observed_facts_are_checked(tmp_path: Path, check: str, spoil: Spoil, severity: Severity) -> None:
     assert finding(spoil(installation(tmp_path)), check).severity is severity
 
 
-def test_keys_that_never_expire_are_told_where_nobody_is_reminded_of_them(tmp_path: Path) -> None:
+def test_keys_that_never_expire_are_reported_if_nothing_reminds_of_them(tmp_path: Path) -> None:
     facts = with_report(installation(tmp_path, "keys: {environments: {live: a_}}"), without_expiry=2)
     found = finding(facts, "Key store: age of keys")
     assert found.severity is WARNING
     assert "2 of 3 active keys never expire" in found.saw
 
 
-def test_a_previous_pepper_that_keys_still_need_is_well(tmp_path: Path) -> None:
+def test_a_previous_pepper_that_keys_still_need_is_not_a_problem(tmp_path: Path) -> None:
     facts = secrets(previous_algorithm=HELD, algorithms=frozenset({HELD}))(installation(tmp_path))
     found = finding(with_report(facts, algorithms={HELD: 2}), "Secrets: previous pepper")
     assert (found.severity, found.saw) == (OK, "2 keys still need SIDECAR_PEPPER_PREVIOUS")

@@ -1,4 +1,4 @@
-"""Gate.decide: who gets through to what, and with what."""
+"""Gate.decide: who may access what, and what is forwarded."""
 
 import json
 from pathlib import Path
@@ -37,14 +37,14 @@ async def test_a_key_opens_what_its_scopes_open_and_nothing_else(world: World) -
     assert (await world.denies("GET", "/nowhere", key=writer)).reason is Reason.NO_ROUTE
 
 
-async def test_a_bad_key_is_refused_even_where_none_is_needed(world: World) -> None:
+async def test_a_bad_key_is_refused_even_on_a_public_route(world: World) -> None:
     text, _ = await world.issue("read")
     wrong = text[:-1] + ("a" if text[-1] != "a" else "b")
     assert (await world.denies("GET", "/public/x", key=wrong)).reason is Reason.INVALID_KEY
     assert (await world.allows("GET", "/public/x", key=text)).principal is not None
 
 
-async def test_the_upstream_is_told_who_calls_and_not_with_which_key(world: World) -> None:
+async def test_the_upstream_gets_the_identity_and_not_the_key(world: World) -> None:
     text, key = await world.issue("read", name="Zoë")
     allow = await world.allows("GET", "/items/a%20b?c=%2F", key=text, X_Key="forged", X_Request_Id="r1", Accept="*/*")
     headers = dict(allow.headers)
@@ -65,7 +65,7 @@ async def test_a_request_without_an_id_gets_one(world: World) -> None:
     assert dict(first.headers)[b"X-Request-Id"] == first.request_id.encode()
 
 
-async def test_a_revocation_counts_on_the_next_request(world: World) -> None:
+async def test_a_revocation_takes_effect_on_the_next_request(world: World) -> None:
     text, key = await world.issue("read")
     await world.allows("GET", "/items/1", key=text)
     await set_status(world.store.keys, key.id, KeyStatus.DISABLED, at=1)
@@ -100,7 +100,7 @@ async def test_tenant_and_environment_are_those_of_the_path(world: World) -> Non
     await world.allows("GET", "/live/x", key=text)
 
 
-async def test_what_is_not_ours_passes_untouched_and_unidentified(world: World) -> None:
+async def test_a_foreign_credential_passes_unchanged_without_an_identity(world: World) -> None:
     bearer = await world.allows("GET", "/items/1", Authorization="Bearer a.jwt.x", X_Key="forged")
     assert (b"Authorization", b"Bearer a.jwt.x") in bearer.headers
     cookie = await world.allows("GET", "/items/1", Cookie="session=1", X_Name="forged")
@@ -110,14 +110,14 @@ async def test_what_is_not_ours_passes_untouched_and_unidentified(world: World) 
         assert not {b"X-Key", b"X-Name", b"X-Trace"} & {name for name, _ in allow.headers}
 
 
-async def test_what_is_not_ours_does_not_pass_where_the_route_or_the_table_says_no(world: World) -> None:
+async def test_a_foreign_credential_does_not_pass_if_the_route_or_the_table_forbids_it(world: World) -> None:
     for target in ("/live/x", "/me"):
         denied = await world.denies("GET", target, Authorization="Bearer a.jwt.x")
         assert status_of(denied.reason) == 401
     assert (await world.denies("GET", "/nowhere", Cookie="session=1")).reason is Reason.MISSING_CREDENTIAL
 
 
-async def test_a_route_that_we_answer_ourselves_tells_of_the_key(world: World) -> None:
+async def test_a_static_response_can_describe_the_key(world: World) -> None:
     text, key = await world.issue()
     allow = await world.allows("GET", "/me", key=text)
     assert allow.route.policy.respond is not None
@@ -128,7 +128,7 @@ async def test_a_route_that_we_answer_ourselves_tells_of_the_key(world: World) -
 QUOTAS_TOLD = CONFIG.replace('/me: {respond: {id: "{key.id}"}}', '/me: {quotas: [video], respond: {left: "{quotas}"}}')
 
 
-async def test_a_route_that_tells_of_quotas_tells_all_of_the_key_and_takes_from_its_own_only(tmp_path: Path) -> None:
+async def test_a_quota_report_lists_all_quotas_of_the_key_and_takes_only_from_its_own(tmp_path: Path) -> None:
     world = await make_world(
         tmp_path, QUOTAS_TOLD.replace("plans:", "  routed: {limit: 9, per: day, by: [key, route]}\nplans:")
     )
@@ -186,7 +186,7 @@ async def test_a_path_that_can_be_read_in_two_ways_is_refused(world: World) -> N
         ("GET", "/public/%ff", Reason.BAD_TARGET),
     ],
 )
-async def test_what_is_no_proper_request_is_refused_before_any_key_is_looked_at(
+async def test_a_malformed_request_is_refused_before_its_key_is_checked(
     world: World, method: str, target: str, reason: Reason
 ) -> None:
     denied = await world.denies(method, target, key="hv_live_wrong")
@@ -263,7 +263,7 @@ async def told(world: World, method: str, target: str, key: str) -> tuple[int, s
         ("GET", "/items/hidden/7", "POST"),
     ],
 )
-async def test_a_key_is_told_the_methods_of_a_path_where_the_configuration_says_so(
+async def test_a_key_learns_the_methods_of_a_path_if_configured(
     tmp_path: Path, method: str, target: str, methods: str
 ) -> None:
     world = await make_world(tmp_path, TELLING + "unmatched: {method_not_allowed: true}\n")

@@ -32,7 +32,7 @@ async def stored(world: World, text: str) -> None:
     await world.store.keys.add([key], actor=Actor(name="tests"))
 
 
-async def test_a_key_made_elsewhere_is_taken(world: World) -> None:
+async def test_a_key_made_elsewhere_is_accepted(world: World) -> None:
     await stored(world, "sk_live_x.y/z+1")
     allow = await world.allows("GET", "/items/1", key="sk_live_x.y/z+1")
     assert allow.principal is not None
@@ -44,12 +44,12 @@ async def test_an_unknown_one_is_a_wrong_key_and_counts_as_one(world: World) -> 
     assert (await world.denies("GET", "/items/1", key="sk_live_nobody")).reason is Reason.TOO_MANY_FAILURES
 
 
-async def test_what_begins_like_our_keys_must_still_have_our_form(world: World) -> None:
+async def test_a_key_with_our_prefix_must_have_our_form(world: World) -> None:
     await stored(world, "hv_live_no_checksum")
     assert (await world.denies("GET", "/items/1", key="hv_live_no_checksum")).reason is Reason.INVALID_KEY
 
 
-async def test_our_own_keys_go_on(world: World) -> None:
+async def test_our_own_keys_keep_working(world: World) -> None:
     text, key = await world.issue("read")
     allow = await world.allows("GET", "/items/1", key=text)
     assert allow.principal is not None
@@ -82,7 +82,7 @@ def test_the_digest_of_our_own_scheme_is_not_doubled() -> None:
 LIKE_OURS = CONFIG.replace("  failures:", "  imported: [{prefix: hv_live_}, {prefix: hv_test_old_}]\n  failures:")
 
 
-async def test_a_key_made_elsewhere_may_begin_like_ours_where_it_is_listed(tmp_path: Path) -> None:
+async def test_a_key_made_elsewhere_may_have_our_prefix_if_it_is_listed(tmp_path: Path) -> None:
     world = await make_world(tmp_path, LIKE_OURS)
     try:
         ours, _ = await world.issue("read")
@@ -103,7 +103,7 @@ async def test_a_key_made_elsewhere_may_begin_like_ours_where_it_is_listed(tmp_p
     ("text", "looked_up"),
     [("hv_live_", True), ("hv_live_x", True), ("hv_test_old_1", True), ("hv_test_1", False), ("sk_1", False)],
 )
-async def test_only_what_begins_as_is_listed_is_looked_up(tmp_path: Path, text: str, looked_up: bool) -> None:
+async def test_only_credentials_with_a_listed_prefix_are_looked_up(tmp_path: Path, text: str, looked_up: bool) -> None:
     world = await make_world(tmp_path, LIKE_OURS)
     try:
         assert world.gate.forms.may_be_stored(text) is looked_up

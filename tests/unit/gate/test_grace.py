@@ -1,4 +1,4 @@
-"""Keys that were seen go on while the store cannot be asked (`store.grace`). See also tests/wire/keys/test_grace.py."""
+"""Cached keys keep working while the store is unavailable (`store.grace`). See also tests/wire/keys/test_grace.py."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ async def reason(world: World, key: str) -> Reason | None:
 
 
 @pytest.mark.requirement("R2.1")
-async def test_a_key_that_was_seen_goes_on_until_the_grace_is_over_and_others_are_faults(world: World) -> None:
+async def test_a_cached_key_works_until_the_grace_ends_and_others_are_faults(world: World) -> None:
     (seen, _), (new, _) = await world.issue("read"), await world.issue("read")
     assert await reason(world, seen) is None
     world.move_store()
@@ -44,7 +44,7 @@ async def test_a_key_that_was_seen_goes_on_until_the_grace_is_over_and_others_ar
     assert await reason(world, seen) is Reason.STORE_UNAVAILABLE
 
 
-async def test_the_grace_counts_from_when_the_store_last_answered(world: World) -> None:
+async def test_the_grace_counts_from_the_stores_last_response(world: World) -> None:
     key, _ = await world.issue("read")
     assert await reason(world, key) is None
     world.clock.now += 100
@@ -65,7 +65,7 @@ async def test_a_store_that_was_not_asked_for_longer_than_the_grace_leaves_none(
     assert await reason(world, key) is Reason.STORE_UNAVAILABLE
 
 
-async def test_what_was_unknown_is_a_fault_because_it_may_be_issued_by_now(world: World) -> None:
+async def test_an_unknown_key_is_a_fault_because_it_may_have_been_issued(world: World) -> None:
     unknown = KeyFormat().make("hv_live_", random.Random(1).randrange)  # noqa: S311 - no secret is guarded
     assert await reason(world, unknown) is Reason.INVALID_KEY
     world.move_store()
@@ -110,7 +110,7 @@ async def test_once_the_store_is_back_everything_is_as_before(world: World) -> N
     assert await reason(world, key) is Reason.REVOKED_KEY
 
 
-async def test_without_grace_no_key_goes_on(world: World) -> None:
+async def test_without_grace_no_key_works(world: World) -> None:
     key, _ = await world.issue("read")
     world.grace.reconfigure(0)
     assert await reason(world, key) is None
@@ -119,7 +119,7 @@ async def test_without_grace_no_key_goes_on(world: World) -> None:
     assert world.grace.remarks() == []
 
 
-async def test_begin_and_end_are_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+async def test_start_and_end_are_reported_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "sidecar")
     key, _ = await world.issue("read")
     assert await reason(world, key) is None

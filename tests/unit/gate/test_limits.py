@@ -1,4 +1,4 @@
-"""Gate.decide: quotas, wrong keys, and a store that cannot be asked."""
+"""Gate.decide: quotas, wrong keys, and an unavailable store."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ def unknown(text: str) -> str:
 
 
 def strangers() -> Iterator[str]:
-    """Keys of a right form that nobody issued."""
+    """Well-formed keys that were never issued."""
     chance = random.Random("strangers")  # noqa: S311 - nothing is protected by it
     while True:
         yield KeyFormat().make("hv_live_", chance.randrange)
@@ -64,7 +64,7 @@ async def test_keys_do_not_share_an_allowance_and_plans_widen_it(world: World) -
         await world.allows("GET", "/counted/x", key=other)
 
 
-async def test_a_refused_request_takes_nothing_but_tells_what_is_left(world: World) -> None:
+async def test_a_refused_request_takes_nothing_but_reports_what_is_left(world: World) -> None:
     text, _ = await world.issue()
     for _ in range(5):
         denied = await world.denies("GET", "/counted/../items/1", key=text)
@@ -73,7 +73,7 @@ async def test_a_refused_request_takes_nothing_but_tells_what_is_left(world: Wor
     await world.allows("GET", "/counted/x", key=text)
 
 
-async def test_strangers_are_counted_by_address_and_keys_are_not_counted_with_them(world: World) -> None:
+async def test_unknown_clients_are_counted_by_address_and_keys_are_not(world: World) -> None:
     text, _ = await world.issue()
     for _ in range(2):
         await world.allows("GET", "/public/x", peer="2001:db8::1")
@@ -82,7 +82,7 @@ async def test_strangers_are_counted_by_address_and_keys_are_not_counted_with_th
     await world.allows("GET", "/public/x", peer="2001:db8::1", key=text)
 
 
-async def test_wrong_keys_from_one_address_are_refused_past_their_limit(world: World) -> None:
+async def test_wrong_keys_from_one_address_are_refused_over_their_limit(world: World) -> None:
     text, _ = await world.issue("read")
     reasons = [(await world.denies("GET", "/items/1", key=unknown(text))).reason for _ in range(4)]
     assert reasons == [Reason.INVALID_KEY] * 3 + [Reason.TOO_MANY_FAILURES]
@@ -120,7 +120,7 @@ async def test_all_addresses_without_failures_left_share_a_bounded_rate_of_looku
     await world.allows("GET", "/items/1", key=other, peer="192.0.2.1")
 
 
-async def test_a_key_that_was_good_before_the_store_changed_is_looked_up_for_anybody(world: World) -> None:
+async def test_a_key_that_was_valid_before_the_store_changed_is_looked_up_for_any_address(world: World) -> None:
     good, _ = await world.issue("read")
     await world.allows("GET", "/items/1", key=good)
     await reasons_of(world, strangers(), 400)
@@ -140,7 +140,7 @@ async def test_addresses_without_failures_left_have_few_lookups_under_way(world:
     await world.allows("GET", "/items/1", key=late)
 
 
-async def test_where_failures_are_off_every_lookup_is_made(tmp_path: Path) -> None:
+async def test_if_failures_are_off_every_lookup_is_made(tmp_path: Path) -> None:
     world = await make_world(tmp_path, CONFIG.replace("{limit: 3, per: minute}", "off"))
     try:
         assert await reasons_of(world, strangers(), 20) == {Reason.INVALID_KEY: 20}
@@ -149,13 +149,13 @@ async def test_where_failures_are_off_every_lookup_is_made(tmp_path: Path) -> No
         await world.store.close()
 
 
-async def test_a_good_key_without_permission_is_no_failure(world: World) -> None:
+async def test_a_valid_key_without_permission_does_not_count_as_a_failure(world: World) -> None:
     text, _ = await world.issue()
     for _ in range(10):
         assert (await world.denies("GET", "/items/1", key=text)).reason is Reason.INSUFFICIENT_SCOPE
 
 
-async def test_a_store_that_cannot_be_asked_is_503_and_never_401_or_200(tmp_path: Path) -> None:
+async def test_an_unavailable_store_is_503_and_never_401_or_200(tmp_path: Path) -> None:
     world = await make_world(tmp_path)
     text, _ = await world.issue("read")
     await world.store.close()
@@ -167,7 +167,7 @@ async def test_a_store_that_cannot_be_asked_is_503_and_never_401_or_200(tmp_path
 
 
 @pytest.mark.parametrize("told", [True, False])
-async def test_limits_of_a_refused_key_are_told_where_the_configuration_says_so(tmp_path: Path, told: bool) -> None:
+async def test_limits_of_a_refused_key_are_reported_if_configured(tmp_path: Path, told: bool) -> None:
     world = await make_world(tmp_path, CONFIG + ("rate_limit_headers: {on_refused_keys: true}\n" if told else ""))
     try:
         (text, key), (late, _) = await world.issue(), await world.issue(expires_at=1)

@@ -1,4 +1,7 @@
-"""Gate.decide with `mode: observe`: which refusals are only told of, who the request is then, what always holds."""
+"""Gate.decide with `mode: observe`:
+
+which refusals are only reported, the request's identity, what is always enforced.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -43,7 +46,7 @@ async def observing(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def goes_on(world: World, method: str, target: str, reason: Reason, **more: Any) -> Allow:
-    """It does, and tells the upstream what would have become of it."""
+    """Asserts that it is forwarded, with the reason that would have refused it."""
     allow = await world.allows(method, target, **more)
     assert allow.would_deny is not None
     assert allow.would_deny.reason is reason
@@ -55,10 +58,10 @@ def names(allow: Allow) -> set[bytes]:
     return {name.lower() for name, _ in allow.headers}
 
 
-# What is observed, and who the request is then.
+# What is observed, and the identity of the request.
 
 
-async def test_a_request_without_a_key_goes_on_and_is_nobodys(observing: World) -> None:
+async def test_a_request_without_a_key_is_forwarded_anonymously(observing: World) -> None:
     forged = {"X-Key": "key_1", "X-Name": "root", "X-Would-Deny": "nothing"}
     allow = await goes_on(observing, "GET", "/items/1", Reason.MISSING_CREDENTIAL, **forged)
     assert allow.principal is None
@@ -67,7 +70,7 @@ async def test_a_request_without_a_key_goes_on_and_is_nobodys(observing: World) 
     assert allow.target == "/items/1"
 
 
-async def test_what_is_allowed_anyway_is_told_nothing_of(observing: World) -> None:
+async def test_requests_allowed_in_any_case_are_not_reported(observing: World) -> None:
     text, _ = await observing.issue("read")
     for more in ({"key": text}, {"key": text, "X-Would-Deny": "missing_credential"}):
         allow = await observing.allows("GET", "/items/1", **more)
@@ -76,7 +79,7 @@ async def test_what_is_allowed_anyway_is_told_nothing_of(observing: World) -> No
 
 
 @pytest.mark.parametrize("wrong", ["hv_live_tooshort", "basic", "unknown", "two lines of a scheme"])
-async def test_a_wrong_key_is_taken_away_and_gives_no_identity(observing: World, wrong: str) -> None:
+async def test_a_wrong_key_is_removed_and_gives_no_identity(observing: World, wrong: str) -> None:
     text, _ = await observing.issue("read")
     value, reason = {
         "hv_live_tooshort": ("Bearer hv_live_tooshort", Reason.INVALID_KEY),
@@ -93,7 +96,7 @@ async def test_a_wrong_key_is_taken_away_and_gives_no_identity(observing: World,
     assert not any(copy.encode() in value for _, value in allow.headers)
 
 
-async def test_a_wrong_key_is_taken_away_even_where_keys_pass_on(tmp_path: Path) -> None:
+async def test_a_wrong_key_is_removed_even_if_keys_are_forwarded(tmp_path: Path) -> None:
     async with world_of(tmp_path, OBSERVE.replace("  failures:", "  forward_credential: true\n  failures:")) as world:
         text, _ = await world.issue()
         allow = await goes_on(world, "GET", "/items/1", Reason.INVALID_KEY, key=unknown(text))
@@ -102,7 +105,7 @@ async def test_a_wrong_key_is_taken_away_even_where_keys_pass_on(tmp_path: Path)
         assert (b"Authorization", f"Bearer {text}".encode()) in allow.headers
 
 
-async def test_a_wrong_key_in_the_query_or_a_cookie_is_taken_away(tmp_path: Path) -> None:
+async def test_a_wrong_key_in_the_query_or_a_cookie_is_removed(tmp_path: Path) -> None:
     sources = "{header: X-Api-Key}, {query: key}, {cookie: key}]"
     async with world_of(tmp_path, OBSERVE.replace("{header: X-Api-Key}]", sources)) as world:
         for value in ("nonsense-of-some-length", next(strangers())):
@@ -114,7 +117,7 @@ async def test_a_wrong_key_in_the_query_or_a_cookie_is_taken_away(tmp_path: Path
             assert (b"Cookie", b"a=1; b=2") in allow.headers
 
 
-async def test_a_wrong_key_among_protocols_is_taken_away_and_the_others_stay(tmp_path: Path) -> None:
+async def test_a_wrong_key_among_protocols_is_removed_and_the_others_stay(tmp_path: Path) -> None:
     sources = "{header: Sec-WebSocket-Protocol}]"
     async with world_of(tmp_path, OBSERVE.replace("{header: X-Api-Key}]", sources)) as world:
         for key in (next(strangers()), "hv_live_nope"):
@@ -142,7 +145,7 @@ async def test_a_path_without_a_route_loses_the_prefix_as_others_do(tmp_path: Pa
         ("GET", "/nowhere", {}, Reason.NO_ROUTE),
     ],
 )
-async def test_a_valid_key_that_may_not_goes_on_as_itself(
+async def test_a_valid_key_without_access_is_forwarded_with_its_identity(
     observing: World, method: str, target: str, granted: dict[str, Any], reason: Reason
 ) -> None:
     text, key = await observing.issue(**granted)
@@ -153,13 +156,13 @@ async def test_a_valid_key_that_may_not_goes_on_as_itself(
     assert not any(text.encode() in value for _, value in allow.headers)
 
 
-async def test_what_no_route_names_goes_on_where_it_has_one_reading_alone(observing: World) -> None:
+async def test_an_unmatched_request_is_forwarded_only_if_it_has_one_reading(observing: World) -> None:
     allow = await goes_on(observing, "GET", "/nowhere/%41;v=1?q=%2F", Reason.MISSING_CREDENTIAL)
     assert allow.target == "/nowhere/%41;v=1?q=%2F"
     assert allow.route.name == "(none)"
 
 
-async def test_a_used_up_quota_tells_its_count_and_no_time_to_wait(observing: World) -> None:
+async def test_an_exhausted_observed_quota_reports_its_count_without_a_wait(observing: World) -> None:
     text, _ = await observing.issue()
     for left in ((2, 6), (1, 2)):
         allow = await observing.allows("GET", "/counted/x", key=text)
@@ -177,7 +180,7 @@ async def test_a_used_up_quota_tells_its_count_and_no_time_to_wait(observing: Wo
 
 
 async def test_what_two_ways_look_up_for_one_request_counts_once(observing: World) -> None:
-    """The shorter way leaves what it would refuse to the longer one, which knows what is observed."""
+    """The shorter path leaves refusals to the longer one, which knows what is observed."""
     text, _ = await observing.issue()
     cache = KeyCache(observing.store.keys, size=10)
     gate = Gate(
@@ -200,14 +203,14 @@ async def test_what_two_ways_look_up_for_one_request_counts_once(observing: Worl
         assert (cache.hits, cache.negative_hits) == found
 
 
-async def test_the_first_refusal_is_the_one_that_is_told(observing: World) -> None:
+async def test_the_first_refusal_is_reported(observing: World) -> None:
     text, _ = await observing.issue(tenant="globex")
     allow = await goes_on(observing, "GET", "/o/acme/e/test/x", Reason.WRONG_TENANT, key=text)
     assert allow.would_deny is not None
     assert allow.would_deny.because == "the mode of the file is observe"
 
 
-# What holds always.
+# What is always enforced.
 
 
 @pytest.mark.requirement("S4.3")
@@ -223,7 +226,7 @@ async def test_a_key_that_has_ended_stays_refused(observing: World, ended: str) 
         assert (await observing.denies("GET", target, key=text)).reason.value == f"{ended}_key"
 
 
-async def test_a_store_that_cannot_be_asked_lets_nobody_through(observing: World) -> None:
+async def test_an_unavailable_store_lets_nobody_through(observing: World) -> None:
     text, _ = await observing.issue("read")
     observing.move_store()
     for target in ("/items/1", "/public/x", "/nowhere"):
@@ -231,13 +234,13 @@ async def test_a_store_that_cannot_be_asked_lets_nobody_through(observing: World
 
 
 class Broken(MemoryLimiter):
-    """It cannot tell; `immediate` as the others are."""
+    """An unavailable limiter; `immediate` like the others."""
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> Taken:
         raise Fault(Reason.LIMITER_UNAVAILABLE)
 
 
-async def test_a_limiter_that_cannot_tell_lets_nobody_through(observing: World) -> None:
+async def test_an_unavailable_limiter_lets_nobody_through(observing: World) -> None:
     gate = Gate(
         observing.gate.config,
         KeyCache(observing.store.keys, size=10, grace=observing.grace),
@@ -262,7 +265,7 @@ async def test_a_path_with_two_readings_stays_refused(observing: World, climb: s
         await observing.denies("GET", climb, **more)
 
 
-async def test_readings_that_would_be_refused_alike_do_not_go_on(observing: World) -> None:
+async def test_differing_readings_are_never_forwarded_even_if_refused_alike(observing: World) -> None:
     assert (await observing.denies("GET", "/items/..%2fcounted/x")).reason is Reason.MISSING_CREDENTIAL
 
 
@@ -294,7 +297,7 @@ async def test_a_key_in_a_query_where_none_is_looked_for_stays_refused(observing
         ("GET", "/items/1", {"Authorization": "Bearer \x01"}),
     ],
 )
-async def test_what_is_malformed_stays_refused(
+async def test_malformed_requests_stay_refused(
     observing: World, method: str, target: str, more: dict[str, str]
 ) -> None:
     await observing.denies(method, target, **more)
@@ -319,13 +322,13 @@ async def test_wrong_keys_are_counted_and_then_cost_the_store_no_lookup(observin
     for _ in range(400):
         await goes_on(observing, "GET", "/items/1", Reason.TOO_MANY_FAILURES, key=next(chance))
     text, _ = await observing.issue("read")
-    # Looked up no more: the bound on lookups holds, and who is not looked up is nobody.
+    # No more lookups: the bound on lookups is enforced, and a key that is not looked up gives no identity.
     assert (await goes_on(observing, "GET", "/items/1", Reason.TOO_MANY_FAILURES, key=text)).principal is None
     other = await observing.allows("GET", "/items/1", key=text, peer="203.0.113.9")
     assert other.principal is not None
 
 
-# Which mode has the word.
+# Which mode decides.
 
 
 ROUTE = "  - GET /items/**: {scopes: [read]}\n"
@@ -353,7 +356,7 @@ ROUTE = "  - GET /items/**: {scopes: [read]}\n"
         ),
     ],
 )
-async def test_the_mode_that_is_nearer_has_the_word(tmp_path: Path, replaced: str, by: str, passes: bool) -> None:
+async def test_the_most_specific_mode_wins(tmp_path: Path, replaced: str, by: str, passes: bool) -> None:
     assert replaced in WITH_HEADER
     async with world_of(tmp_path, WITH_HEADER.replace(replaced, by, 1)) as world:
         text, _ = await world.issue()
@@ -375,7 +378,7 @@ async def test_a_scope_that_observes_opens_nothing_else_of_its_route(tmp_path: P
         assert (await world.denies("GET", "/items/1")).reason is Reason.MISSING_CREDENTIAL
 
 
-async def test_a_quota_that_observes_lets_no_request_past_another_one(tmp_path: Path) -> None:
+async def test_an_observed_quota_does_not_override_an_enforced_one(tmp_path: Path) -> None:
     config = WITH_HEADER.replace("  video: {limit: 10, per: hour}", "  video: {limit: 3, per: hour, mode: observe}")
     async with world_of(tmp_path, config) as world:
         text, _ = await world.issue()
@@ -405,7 +408,7 @@ async def test_a_refusal_names_no_time_to_wait_for_a_quota_that_is_observed(
         assert (b"Retry-After" in fields) is waits
 
 
-async def test_a_key_that_is_named_goes_on_and_no_other(tmp_path: Path) -> None:
+async def test_a_named_key_keeps_working_and_no_other_does(tmp_path: Path) -> None:
     async with world_of(tmp_path, WITH_HEADER) as world:
         text, named = await world.issue()
         other, unnamed = await world.issue()
@@ -433,7 +436,7 @@ async def test_paths_without_a_route_are_observed_by_themselves(tmp_path: Path) 
                 await goes_on(world, "GET", "/items/1", Reason.INSUFFICIENT_SCOPE, key=text)
 
 
-async def test_a_trailing_slash_goes_on_only_where_both_routes_let_it(tmp_path: Path) -> None:
+async def test_a_trailing_slash_passes_only_if_both_routes_allow_it(tmp_path: Path) -> None:
     routes = "  - GET /twin/{id}: {scopes: [read], mode: enforce}\n  - GET /twin/**: {scopes: [read]}\n  - GET /me"
     async with world_of(tmp_path, OBSERVE.replace("  - GET /me", routes)) as world:
         assert (await world.denies("GET", "/twin/1/")).reason is Reason.MISSING_CREDENTIAL
@@ -443,7 +446,7 @@ async def test_a_trailing_slash_goes_on_only_where_both_routes_let_it(tmp_path: 
 # Streams.
 
 
-async def test_a_stream_that_goes_on_by_observing_is_not_cut_by_it(observing: World) -> None:
+async def test_a_stream_allowed_by_observe_mode_is_not_cut(observing: World) -> None:
     text, key = await observing.issue("read", tenant="acme")
     for target in ("/items/1", "/nowhere", "/o/acme/e/live/x"):
         head = RequestHead(

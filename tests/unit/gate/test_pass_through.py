@@ -61,7 +61,7 @@ async def decided(
 @pytest.mark.parametrize("peer", [PROXY, STRANGER])
 @pytest.mark.parametrize("forwards", [True, False], ids=["data", "forward auth"])
 @pytest.mark.parametrize("field", FROM_ANYONE)
-async def test_anyone_may_bring_one_that_is_passed_on(
+async def test_anyone_may_send_a_header_that_is_passed_on(
     passing: World, field: tuple[str, str], peer: str, forwards: bool
 ) -> None:
     decision = await decided(passing, field, peer=peer, forwards=forwards)
@@ -72,7 +72,7 @@ async def test_anyone_may_bring_one_that_is_passed_on(
 
 
 @pytest.mark.parametrize("field", FROM_PROXIES)
-async def test_what_only_a_trusted_proxy_may_set_counts_from_it_alone(passing: World, field: tuple[str, str]) -> None:
+async def test_headers_of_trusted_proxies_count_only_from_them(passing: World, field: tuple[str, str]) -> None:
     decision = await decided(passing, field, peer=PROXY)
     assert isinstance(decision, Allow)
     assert tuple(text.encode() for text in field) in decision.headers
@@ -85,21 +85,21 @@ async def test_what_only_a_trusted_proxy_may_set_counts_from_it_alone(passing: W
 
 
 @pytest.mark.parametrize("field", FROM_PROXIES)
-async def test_a_proxy_that_only_asks_hands_on_what_its_client_sent(passing: World, field: tuple[str, str]) -> None:
+async def test_a_subrequest_proxy_forwards_its_clients_headers(passing: World, field: tuple[str, str]) -> None:
     refused = await decided(passing, field, peer=PROXY, forwards=False)
     assert isinstance(refused, Deny)
     assert refused.reason is Reason.MISSING_CREDENTIAL
 
 
 @pytest.mark.parametrize("field", [*FROM_ANYONE, *FROM_PROXIES])
-async def test_one_that_a_connection_field_takes_away_does_not_count(passing: World, field: tuple[str, str]) -> None:
+async def test_a_field_removed_by_connection_does_not_count(passing: World, field: tuple[str, str]) -> None:
     for options in (field[0], f"close, {field[0].lower()}"):
         decision = await decided(passing, field, ("Connection", options), peer=PROXY)
         assert isinstance(decision, Deny)
 
 
 @pytest.mark.parametrize("field", [*FROM_ANYONE, *FROM_PROXIES])
-async def test_of_two_the_upstream_might_read_another(passing: World, field: tuple[str, str]) -> None:
+async def test_two_fields_of_one_foreign_credential_are_refused(passing: World, field: tuple[str, str]) -> None:
     assert isinstance(await decided(passing, field, field, peer=PROXY), Deny)
     assert isinstance(await decided(passing, field, field, peer=PROXY, target="/public/1"), Allow)
 
@@ -112,7 +112,7 @@ async def test_a_name_that_only_looks_like_one_neither_counts_nor_passes(passing
     assert name.encode() not in dict(beside.headers)
 
 
-async def test_a_key_counts_beside_any_of_them(passing: World) -> None:
+async def test_a_key_counts_next_to_any_other_credential(passing: World) -> None:
     text, key = await passing.issue("read")
     for field in [*FROM_ANYONE, *FROM_PROXIES]:
         for fields in ((field,), (field, field)):
@@ -123,7 +123,7 @@ async def test_a_key_counts_beside_any_of_them(passing: World) -> None:
 
 
 @pytest.mark.parametrize("field", FROM_ANYONE)
-async def test_beside_a_key_none_reaches_the_upstream(passing: World, field: tuple[str, str]) -> None:
+async def test_next_to_a_key_no_other_credential_reaches_the_upstream(passing: World, field: tuple[str, str]) -> None:
     text, _ = await passing.issue("read")
     decision = await decided(passing, ("X-Api-Key", text), ("X-Other", "o"), field)
     assert isinstance(decision, Allow)
@@ -152,7 +152,7 @@ async def test_beside_a_key_no_spelling_of_the_cookie_reaches_the_upstream(passi
 
 
 @pytest.mark.parametrize("field", [*FROM_ANYONE, *FROM_PROXIES])
-async def test_where_the_configuration_keeps_them_they_do(tmp_path: Path, field: tuple[str, str]) -> None:
+async def test_foreign_credentials_stay_if_the_configuration_keeps_them(tmp_path: Path, field: tuple[str, str]) -> None:
     text = configured().replace("keys:\n", "keys:\n  pass_through_with_key: keep\n")
     async with opened(tmp_path, text) as keeping:
         key, _ = await keeping.issue("read")
@@ -163,7 +163,7 @@ async def test_where_the_configuration_keeps_them_they_do(tmp_path: Path, field:
 
 
 @pytest.mark.parametrize("scope", ["read", "*"])
-async def test_a_route_for_sessions_only_takes_no_key(world: World, scope: str) -> None:
+async def test_a_route_for_sessions_accepts_no_key(world: World, scope: str) -> None:
     text, _ = await world.issue(scope)
     for method, target in [("GET", "/sessions/1"), ("DELETE", "/sessions"), ("POST", "/signin")]:
         refused = await world.denies(method, target, key=text)

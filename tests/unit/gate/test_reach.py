@@ -74,7 +74,7 @@ def test_a_key_reaches_just_those_routes_that_the_gate_lets_it_pass(config: Conf
     assert len(seen) > 3
 
 
-def test_a_scope_that_is_said_to_open_a_route_does_and_no_other_does(config: Config) -> None:
+def test_exactly_the_listed_scopes_open_a_route(config: Config) -> None:
     for scopes, tenant in product(SCOPES, PLACES):
         key = a_key(scopes=scopes, tenant=tenant, environment="live")
         for one in closed_routes(config, key):
@@ -86,7 +86,7 @@ def test_a_scope_that_is_said_to_open_a_route_does_and_no_other_does(config: Con
             assert list(one.opened_by) == opening, (key, one.route.name)
 
 
-def test_what_scopes_do_not_open_is_said_in_words(config: Config) -> None:
+def test_routes_that_scopes_do_not_open_are_explained(config: Config) -> None:
     key = a_key(scopes=("*",), tenant=None, environment="test")
     assert {one.route.pattern: one.bar for one in closed_routes(config, key)} == {
         "/denied": "nobody may pass",
@@ -103,7 +103,7 @@ def test_what_is_missing_is_what_the_route_names(config: Config) -> None:
     assert missing == {"/denied": [], "/read": ["read"], "/both": ["write"], "/browsers": []}
 
 
-def test_a_grant_counts_where_it_holds_what_the_route_names(config: Config) -> None:
+def test_a_grant_counts_if_it_includes_what_the_route_requires(config: Config) -> None:
     policy = route(config, "/read").policy
     assert scopes_used(policy, ["write", "pay", "*", "gone"], config.catalogue) == ["write", "*"]
     assert opens(policy, a_key(scopes=("write",)), config.catalogue.expand(["write"]))

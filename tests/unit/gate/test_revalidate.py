@@ -1,4 +1,4 @@
-"""What is under way is judged anew: by the key as it is now, and the rules that let it through."""
+"""Running exchanges are judged again: by the current key, and the rules that allowed them."""
 
 from dataclasses import replace
 from typing import Any

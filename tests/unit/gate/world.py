@@ -1,4 +1,4 @@
-"""A gate over a real store, cache and limiter, with a clock that tests turn."""
+"""A gate over a real store, cache and limiter, with a clock that tests set."""
 
 import itertools
 import random
@@ -78,7 +78,7 @@ class World:
         return text, key
 
     def move_store(self) -> None:
-        """The store is out of reach from now on or, where it was, back again."""
+        """Make the store unavailable or, if it is, available again."""
         place, away = (self.folder / name for name in ("keys.db", "moved.db"))
         if away.exists():
             away.rename(place)

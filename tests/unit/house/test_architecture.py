@@ -1,4 +1,4 @@
-"""The house stands: imports only go down, nothing goes round, every library has one owner, nothing grows too big."""
+"""The architecture holds: imports only go down, without cycles, every library has one owner, nothing is too big."""
 
 import ast
 from collections import Counter
@@ -104,7 +104,7 @@ def edges() -> dict[str, set[str]]:
     return {name_of(module): {found for found in imports(module) if found.startswith("sidecar")} for module in MODULES}
 
 
-def test_imports_only_go_down_and_none_goes_round() -> None:
+def test_imports_only_go_down_without_cycles() -> None:
     graph = edges()
     assert {room_of(name) for name in graph} == FLOORS.keys()
     assert [

@@ -1,4 +1,4 @@
-"""The pages hold together: links lead somewhere, tables are complete, configuration loads, commands exist."""
+"""The pages are consistent: links work, tables are complete, configuration loads, commands exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""README and the guide say what is so."""
+"""README and the guide are correct."""
 
 import re
 

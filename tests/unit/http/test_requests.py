@@ -117,7 +117,7 @@ def test_a_head_that_is_too_large_is_refused(raw: bytes, reason: Reason, size: i
         *[b"\r\n".join([b"POST / HTTP/1.1", b"Host: a", *fields, b"", b""]) for fields in AMBIGUOUS],
     ],
 )
-def test_what_is_not_a_head_is_refused(raw: bytes, size: int) -> None:
+def test_bytes_that_do_not_form_a_head_are_refused(raw: bytes, size: int) -> None:
     with pytest.raises(MalformedHead) as refused:
         answered(sequence(), raw, size=size)
     assert refused.value.reason is Reason.BAD_REQUEST

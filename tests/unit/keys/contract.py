@@ -46,7 +46,7 @@ class ReaderContract:
         await store.keys.add([key], actor=ANN)
         assert await store.keys.find({digest_of("s1"): "sha256"}) == key
 
-    async def test_a_digest_that_nobody_stored_is_none(self, store: Parts) -> None:
+    async def test_an_unknown_digest_is_not_found(self, store: Parts) -> None:
         await store.keys.add([a_key("s1")], actor=ANN)
         assert await store.keys.find({digest_of("s2"): "sha256"}) is None
 
@@ -56,7 +56,7 @@ class ReaderContract:
         candidates = {digest_of("s2"): "hmac-sha256:00000000", digest_of("s1"): "hmac-sha256:ab12cd34"}
         assert await store.keys.find(candidates) == key
 
-    async def test_a_digest_stored_under_another_algorithm_is_none(self, store: Parts) -> None:
+    async def test_a_digest_stored_under_another_algorithm_does_not_match(self, store: Parts) -> None:
         await store.keys.add([a_key("s1", algorithm="hmac-sha256:ab12cd34")], actor=ANN)
         assert await store.keys.find({digest_of("s1"): "sha256"}) is None
 
@@ -68,7 +68,7 @@ class ReaderContract:
         assert found is not None
         assert found.status is KeyStatus.REVOKED
 
-    async def test_the_generation_stands_while_nothing_changes(self, store: Parts) -> None:
+    async def test_the_generation_is_constant_while_nothing_changes(self, store: Parts) -> None:
         await store.keys.add([a_key("s1")], actor=ANN)
         before = await store.keys.read_generation()
         await store.keys.find({digest_of("s1"): "sha256"})
@@ -84,7 +84,7 @@ class ReaderContract:
             seen.add(await store.keys.read_generation())
         assert len(seen) == 5
 
-    async def test_the_keys_that_were_changed_are_told_or_may_be_all(self, store: Parts) -> None:
+    async def test_changed_keys_are_listed_or_may_be_all(self, store: Parts) -> None:
         key, other = a_key(), a_key()
         await store.keys.add([key, other], actor=ANN)
         before = await store.keys.read_generation()
@@ -137,7 +137,7 @@ class RegistryContract:
         with pytest.raises(KeyConflict, match=twins[0].id):
             await store.keys.get("hv_live_abcd")
 
-    async def test_list_shows_the_newest_first_and_comes_in_pages(self, store: Parts) -> None:
+    async def test_list_shows_the_newest_first_and_is_paginated(self, store: Parts) -> None:
         keys = [a_key() for _ in range(5)]
         for key in reversed(keys):
             await store.keys.add([key], actor=ANN)
@@ -232,7 +232,7 @@ class RegistryContract:
         assert await store.keys.list(KeyFilter(search="new", effective_status="active")) == []
         assert await store.keys.list(KeyFilter(tenant="acme", effective_status="disabled")) == [disabled]
 
-    async def test_of_many_keys_all_or_none_are_added(self, store: Parts) -> None:
+    async def test_many_keys_are_added_completely_or_not_at_all(self, store: Parts) -> None:
         key = a_key("s1")
         await store.keys.add([key], actor=ANN)
         with pytest.raises(KeyConflict):
@@ -261,7 +261,7 @@ class RegistryContract:
         assert await set_status(store.keys, key.id, KeyStatus.ACTIVE, at=NOW_US + 6) == key
         assert await store.keys.get(key.id) == key
 
-    async def test_a_status_that_a_key_has_already_is_no_change(self, store: Parts) -> None:
+    async def test_setting_the_current_status_is_not_a_change(self, store: Parts) -> None:
         key = a_key()
         await store.keys.add([key], actor=ANN)
         first = await set_status(store.keys, key.id, KeyStatus.REVOKED, at=NOW_US + 5)
@@ -282,7 +282,7 @@ class RegistryContract:
         with pytest.raises(KeyConflict):
             await set_status(store.keys, "key_none", KeyStatus.REVOKED, at=NOW_US)
 
-    async def test_last_used_never_goes_backwards(self, store: Parts) -> None:
+    async def test_last_used_never_decreases(self, store: Parts) -> None:
         key = a_key()
         await store.keys.add([key], actor=ANN)
         for at in (NOW_US - 3, NOW_US - 5):

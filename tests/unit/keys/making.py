@@ -1,4 +1,4 @@
-"""What the tests of stored keys are made of."""
+"""Building blocks for tests of stored keys."""
 
 import itertools
 from dataclasses import replace
@@ -41,7 +41,7 @@ class Timings(list[str]):
 
 
 def ignore(operation: str, seconds: float) -> None:
-    """For stores whose timings nobody looks at."""
+    """For stores whose timings are ignored."""
 
 
 async def open_store(path: str, *, create: bool = True, clock: Any = None, timings: Any = ignore) -> SqliteStore:
@@ -92,5 +92,5 @@ async def set_status(
 
 
 def used_at(at: int) -> LastUse:
-    """A use of which no more is known than its time."""
+    """A use of which only the time is known."""
     return LastUse(at=at, address="", agent="")

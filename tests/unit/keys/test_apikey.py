@@ -41,7 +41,7 @@ def test_a_key_has_its_length_after_the_prefix_and_is_well_formed(length: int, c
         assert made.check(key, PREFIXES) == "hv_test_"
 
 
-def test_the_checksum_is_the_crc32_of_what_stands_before_it() -> None:
+def test_the_checksum_is_the_crc32_of_the_preceding_text() -> None:
     # zlib.crc32 is 0x7b46e702; in base62 by hand, 2Fy8nq.
     assert KeyFormat().make("hv_live_", lambda below: 0) == "hv_live_" + "0" * 37 + "2Fy8nq"
     assert KeyFormat(length=41, checksum_length=4).make("hv_live_", lambda below: 0).endswith("0" * 37 + "y8nq")
@@ -83,7 +83,7 @@ def test_a_swap_of_neighbours_is_refused() -> None:
         "hv_test_" + KEY.removeprefix("hv_live_"),
     ],
 )
-def test_what_is_not_exactly_a_key_is_refused(text: str) -> None:
+def test_anything_but_an_exact_key_is_refused(text: str) -> None:
     assert KeyFormat().check(text, PREFIXES) is None
 
 
@@ -125,7 +125,7 @@ def test_peppers_come_from_the_environment() -> None:
         {"SIDECAR_PEPPER_PREVIOUS": "hunter2 hunter2 hunter2"},
     ],
 )
-def test_an_unfit_pepper_is_refused_without_being_told(environ: dict[str, str]) -> None:
+def test_an_unsuitable_pepper_is_refused_without_being_shown(environ: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="SIDECAR_PEPPER") as refused:
         peppers_from(environ)
     assert "hunter2" not in str(refused.value)
@@ -139,7 +139,7 @@ def test_secrets_do_not_show_in_a_repr() -> None:
 @pytest.mark.parametrize(
     ("text", "secret"), [(KEY, True), (KEY + "\n", True), (KEY[:12], False), ("key_" + "a" * 20, False)]
 )
-def test_a_plaintext_is_told_from_an_id_and_a_prefix(text: str, secret: bool) -> None:
+def test_a_plaintext_is_distinguished_from_an_id_and_a_prefix(text: str, secret: bool) -> None:
     assert looks_secret(text) is secret
 
 

@@ -1,4 +1,4 @@
-"""The audit's chain: what finds a row that was changed, removed or put in."""
+"""The audit's chain: detecting a row that was changed, removed or inserted."""
 
 import json
 import sqlite3
@@ -17,7 +17,7 @@ from tests.unit.keys.making import ANN, BOB, NOW_US, a_key, open_store, set_stat
 
 
 def tampered(path: str, *statements: str) -> None:
-    """As somebody does who may write the file."""
+    """Change the file as someone who may write it."""
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:
             connection.execute(statement)
@@ -32,7 +32,7 @@ async def six_rows(store: SqliteStore) -> SqliteStore:
     return store
 
 
-async def test_an_audit_that_nobody_touched_is_whole(six_rows: SqliteStore) -> None:
+async def test_an_untouched_audit_is_intact(six_rows: SqliteStore) -> None:
     state = await six_rows.audit.verify()
     assert (state.rows, state.problem) == (6, None)
     seen: list[int] = []
@@ -40,7 +40,7 @@ async def test_an_audit_that_nobody_touched_is_whole(six_rows: SqliteStore) -> N
     assert seen == [6]
 
 
-async def test_an_empty_audit_is_whole(store: SqliteStore) -> None:
+async def test_an_empty_audit_is_intact(store: SqliteStore) -> None:
     state = await store.audit.verify()
     assert (state.rows, state.problem) == (0, None)
 
@@ -124,7 +124,7 @@ async def test_a_tail_cut_off_together_with_the_head_is_found_by_a_head_noted_be
 
 
 @pytest.mark.parametrize("noted", ["", "6", "6:", "x:" + "0" * 64, "6:" + "g" * 64, "6:" + "0" * 63, "²:" + "0" * 64])
-async def test_what_is_no_head_is_refused(six_rows: SqliteStore, noted: str) -> None:
+async def test_bytes_that_are_not_a_head_are_refused(six_rows: SqliteStore, noted: str) -> None:
     with pytest.raises(ValueError, match="not a head of an audit"):
         await six_rows.audit.verify(noted or ":")
 
@@ -157,7 +157,7 @@ async def test_the_trail_is_filtered(six_rows: SqliteStore) -> None:
         assert [row.id for row in await six_rows.audit.rows(wanted)] == ids
 
 
-async def test_a_row_that_is_no_json_any_more_is_told(six_rows: SqliteStore, path: str) -> None:
+async def test_a_row_that_is_not_json_is_reported(six_rows: SqliteStore, path: str) -> None:
     tampered(path, "UPDATE audit SET after = '{' WHERE id = 4")
     with pytest.raises(StoreUnavailable, match="row 4 of the audit is damaged"):
         await six_rows.audit.rows(AuditFilter())
@@ -167,7 +167,7 @@ _OLD_AUDIT = """INSERT INTO audit (id, at, actor, action, key_id, before, after)
     (3, 1, 'ann', 'issue', 'key_1', NULL, '{"tenant":"acme"}'), (9, 2, 'bob', 'revoke', 'key_1', '{}', '{}')"""
 
 
-async def test_an_audit_of_the_first_schema_is_chained_as_it_is_found(tmp_path: Path) -> None:
+async def test_an_audit_of_the_first_schema_is_chained_unchanged(tmp_path: Path) -> None:
     path = str(tmp_path / "old.db")
     statements = [statement for statement in MIGRATIONS[0] if isinstance(statement, str)]
     version = ["CREATE TABLE schema_version (version INTEGER)", "INSERT INTO schema_version VALUES (1)"]

@@ -1,4 +1,4 @@
-"""What makes a store agree with the records of a file."""
+"""What must change for a store to match the records of a file."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +31,7 @@ async def ids(store: SqliteStore, status: Any = None) -> set[str]:
     return {key.id for key in await store.keys.list(KeyFilter(effective_status=status))}
 
 
-def test_a_store_that_has_what_the_file_says_differs_in_nothing() -> None:
+def test_a_store_that_matches_the_file_has_no_differences() -> None:
     key = a_key(scopes=("a",), quotas={"general": 5})
     # As the store and as the file have it: with and without a read-only mapping.
     assert not difference([record_of(key, "id")], [key_of(row_of(key))], at=LATER, surplus=True)
@@ -73,7 +73,7 @@ def test_a_record_that_contradicts_what_is_stored_is_a_problem(
     assert not found
 
 
-def test_a_key_that_was_hashed_anew_keeps_that_hash() -> None:
+def test_a_rehashed_key_keeps_its_new_hash() -> None:
     record = a_key("s1")
     stored = replace(record, digest=digest_of("peppered"), algorithm="hmac-sha256:ab12cd34")
     assert not difference([record_of(record, "id")], [stored], at=LATER)
@@ -125,12 +125,12 @@ def test_every_problem_of_a_file_is_reported(rules: KeyRules) -> None:
     ]
 
 
-def test_a_key_that_has_expired_is_no_problem_of_a_file(rules: KeyRules) -> None:
+def test_an_expired_key_is_not_a_problem_of_a_file(rules: KeyRules) -> None:
     [record] = records_of(a_file(a_line(expires_at="2024-01-31")), line_rules(rules))
     assert record.key.expires_at == 1_706_659_200_000_000
 
 
-async def test_all_of_it_is_one_transaction_with_its_audit_rows(store: SqliteStore) -> None:
+async def test_everything_is_one_transaction_with_its_audit_rows(store: SqliteStore) -> None:
     kept, changed, other = a_key(), a_key(last_used_at=3), a_key()
     await store.keys.add([kept, changed, other], actor=ANN)
     new, wanted = a_key(), replace(changed, name="Renamed", last_used_at=None)

@@ -1,4 +1,4 @@
-"""Exported keys: everything but secrets, and nothing that a spreadsheet would carry out."""
+"""Exported keys: everything but secrets, and nothing that a spreadsheet would execute."""
 
 import csv
 import io
@@ -19,11 +19,11 @@ def test_a_cell_that_could_begin_a_formula_begins_with_an_apostrophe(cell: str) 
 
 
 @pytest.mark.parametrize("cell", ["", "a=1", "acme", "1", "(1)", '{"a": "=1"}'])
-def test_any_other_cell_stays_as_it_is(cell: str) -> None:
+def test_any_other_cell_is_unchanged(cell: str) -> None:
     assert neutral(cell) == cell
 
 
-def test_a_row_is_read_back_as_it_was_with_every_dangerous_cell_neutral() -> None:
+def test_a_row_can_be_read_back_with_every_dangerous_cell_neutralised() -> None:
     key = a_key(name='=cmd|"/c calc"!A1', tenant="@acme", metadata={"note": 'a,"b"'}, quotas={"a": 1, "b": 2})
     key = replace(key, scopes=("x:read", "x:write"), last_used_agent="-1,2")
     [heading, row] = csv.reader(io.StringIO(csv_header() + csv_line(public_key(key, NOW_US))))

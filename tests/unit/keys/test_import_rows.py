@@ -1,4 +1,4 @@
-"""The quick way from a line to a row says what the thorough way says, and the store is as whole after it."""
+"""The fast path from a line to a row gives the same result as the thorough one, and leaves the store intact."""
 
 import itertools
 import json
@@ -142,7 +142,7 @@ def test_a_line_is_read_as_json_reads_it(fields: dict[str, Any]) -> None:
         '{"name": "a\\"", "name": "b"}',
     ],
 )
-def test_a_name_that_stands_twice_is_no_field(line: str) -> None:
+def test_a_repeated_name_is_not_a_field(line: str) -> None:
     rules = line_rules()
     [found] = a_file(line)
     if isinstance(found, Entry):
@@ -167,7 +167,7 @@ def schema(path: str) -> set[tuple[str, str]]:
         return set(connection.execute("SELECT name, sql FROM sqlite_schema"))
 
 
-async def test_an_import_changes_no_schema_so_that_other_processes_go_on(store: SqliteStore, path: str) -> None:
+async def test_an_import_changes_no_schema_so_other_processes_keep_working(store: SqliteStore, path: str) -> None:
     """Each statement of another process is prepared anew once the schema has changed, and may fail meanwhile."""
 
     def version() -> object:
@@ -194,7 +194,7 @@ async def test_the_store_has_its_indexes_and_triggers_after_an_import(
     assert (await store.audit.verify()).problem is None
 
 
-async def test_a_key_stored_before_is_told_however_late_it_comes(store: SqliteStore, path: str) -> None:
+async def test_a_key_that_is_already_stored_is_reported_even_on_a_late_line(store: SqliteStore, path: str) -> None:
     before = schema(path)
     await store.keys.add([a_key("sk_live_4500")], actor=ANN)
     lines = [a_line(f"sk_live_{number}", id=f"key_{number:020}") for number in range(1_000_000, 1_020_500)]

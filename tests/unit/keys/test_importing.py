@@ -55,7 +55,7 @@ async def problems_in(file: KeyFile, rules: LineRules) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-async def test_a_line_becomes_a_key_with_everything_it_says(store: SqliteStore, rules: KeyRules) -> None:
+async def test_a_line_becomes_a_key_with_all_its_fields(store: SqliteStore, rules: KeyRules) -> None:
     more = {
         "tenant": "acme",
         "environment": "test",
@@ -73,7 +73,7 @@ async def test_a_line_becomes_a_key_with_everything_it_says(store: SqliteStore, 
     assert (key.created_at, key.expires_at) == (1_714_557_600_000_000, 1_896_048_000_000_000)
 
 
-async def test_csv_says_the_same(store: SqliteStore, rules: KeyRules) -> None:
+async def test_csv_has_the_same_content(store: SqliteStore, rules: KeyRules) -> None:
     heading = "\ufeffhash,prefix,name,tenant,scopes,quotas,metadata"
     structured = 'streams:read streams:write,general=5,"{""a"": ""b""}"'
     row = f'{hash_of("sk_live_1")},sk_live_ab,"Two\nlines, no",acme,{structured}'
@@ -134,7 +134,7 @@ async def test_csv_that_cannot_be_read_says_what_to_save_it_as(rules: KeyRules, 
         ("2030-01-31 00:00:00+00", 1_896_048_000_000_000),
     ],
 )
-def test_a_unix_time_is_told_by_its_digits(written: str | float, at: int) -> None:
+def test_the_unit_of_a_unix_time_follows_from_its_digits(written: str | float, at: int) -> None:
     problems: list[str] = []
     assert moment(written, "expires_at", problems) == at
     assert not problems
@@ -249,7 +249,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("line", "expected"), WRONG.values(), ids=WRONG)
-async def test_what_is_wrong_with_a_line_is_told_with_its_number(
+async def test_an_error_in_a_line_is_reported_with_its_number(
     rules: KeyRules, line: dict[str, Any] | str, expected: str
 ) -> None:
     [problem] = await problems_in(a_file(line), line_rules(rules))
@@ -287,7 +287,7 @@ async def test_everything_that_is_wrong_with_a_line_is_told_at_once(rules: KeyRu
     assert unknown[0].startswith("1: unknown fields 'hahs', 'naem' (known: id, hash")
 
 
-async def test_every_bad_line_is_told_and_nothing_is_taken_in(store: SqliteStore, rules: KeyRules) -> None:
+async def test_every_bad_line_is_reported_and_nothing_is_imported(store: SqliteStore, rules: KeyRules) -> None:
     good = [a_line(f"sk_live_{number}") for number in range(2_500)]
     lines = [*good[:1_500], a_line("bad", plan="gold"), "", *good[1_500:], a_line("sk_live_7"), a_line(name="")]
     with pytest.raises(InvalidFile) as caught:
@@ -333,7 +333,7 @@ async def test_keys_added_after_an_import_are_noticed_and_searched_as_before(
     assert [key.name for key in await store.keys.list(KeyFilter(search="latecomer"))] == ["Latecomer"]
 
 
-async def test_the_prefix_tells_how_a_key_was_hashed(rules: KeyRules, store: SqliteStore) -> None:
+async def test_the_prefix_determines_how_a_key_was_hashed(rules: KeyRules, store: SqliteStore) -> None:
     foreign = (PLAIN, SALTED)
     salted = sha256(b"saltsk_old_1").hexdigest()
     await taken_in(store, a_file(a_line(), a_line(hash=salted, prefix="sk_old_1")), line_rules(rules, *foreign))
@@ -342,7 +342,7 @@ async def test_the_prefix_tells_how_a_key_was_hashed(rules: KeyRules, store: Sql
     assert await store.keys.find(Hasher((), [PLAIN]).candidates("sk_old_1")) is None
 
 
-async def test_without_a_prefix_one_entry_is_enough_and_two_need_a_word(rules: KeyRules) -> None:
+async def test_without_a_prefix_one_entry_is_enough_and_two_need_an_algorithm(rules: KeyRules) -> None:
     line = {"hash": hash_of("x"), "name": "n"}
     [problem] = await problems_in(a_file(line), line_rules(rules, PLAIN, SALTED))
     assert "several entries of keys.imported match it" in problem
@@ -362,5 +362,5 @@ def test_foreign_hashes_are_what_their_names_say() -> None:
     assert made == expected
 
 
-def test_no_representation_tells_a_foreign_pepper() -> None:
+def test_no_representation_reveals_an_imported_pepper() -> None:
     assert "salt" not in repr(SALTED) + repr(Hasher((), [SALTED])) + SALTED.algorithm

@@ -46,7 +46,7 @@ async def test_an_issued_key_is_what_was_asked_for(lifecycle: Lifecycle, rules: 
     assert text not in repr(issued)
 
 
-async def test_what_is_not_asked_for_has_the_configured_defaults(lifecycle: Lifecycle, rules: KeyRules) -> None:
+async def test_omitted_fields_have_the_configured_defaults(lifecycle: Lifecycle, rules: KeyRules) -> None:
     key = (await lifecycle.issue(NewKey(name="CI"), rules, actor=ANN)).key
     assert (key.environment, key.scopes, key.tenant, key.expires_at) == ("live", ("streams:read",), None, None)
 
@@ -94,7 +94,7 @@ async def test_a_key_for_every_environment_has_the_first_one_s_prefix(lifecycle:
         ({"metadata": {str(number): "" for number in range(65)}}, "at most 64"),
     ],
 )
-async def test_what_does_not_fit_is_refused_and_nothing_is_stored(
+async def test_invalid_values_are_refused_and_nothing_is_stored(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, change: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidKey, match=problem):
@@ -102,7 +102,7 @@ async def test_what_does_not_fit_is_refused_and_nothing_is_stored(
     assert await store.keys.list(KeyFilter()) == []
 
 
-def test_every_problem_is_told_at_once(rules: KeyRules) -> None:
+def test_all_problems_are_reported_at_once(rules: KeyRules) -> None:
     with pytest.raises(InvalidKey) as refused:
         rules.check(NewKey(name="", plan="x", environment="y", scopes=("z",)), NOW_US)
     assert len(refused.value.problems) == 4
@@ -147,7 +147,7 @@ async def test_a_key_is_issued_with_all_that_is_required(
     await lifecycle.issue(replace(COMPLETE, scopes=None), strict, actor=ANN)
 
 
-async def test_a_change_takes_nothing_away_that_is_required(lifecycle: Lifecycle, rules: KeyRules) -> None:
+async def test_a_change_cannot_remove_a_required_field(lifecycle: Lifecycle, rules: KeyRules) -> None:
     strict = replace(rules, required=REQUIRED, scopes_per_key=1)
     key = (await lifecycle.issue(COMPLETE, strict, actor=ANN)).key
     for change in (
@@ -164,13 +164,13 @@ async def test_a_change_takes_nothing_away_that_is_required(lifecycle: Lifecycle
 
 
 @pytest.mark.parametrize("prefix_length", [40, 33])
-def test_a_stored_prefix_that_would_tell_too_much_is_refused(prefix_length: int) -> None:
+def test_a_stored_prefix_that_would_reveal_too_much_is_refused(prefix_length: int) -> None:
     with pytest.raises(ValueError, match="prefix_length"):
         KeyRules(format=KeyFormat(), environments={"live": "hv_"}, prefix_length=prefix_length, catalogue=Catalogue())
 
 
 @pytest.mark.parametrize(("prefix_length", "stored"), [(None, len("shop_live_") + 4), (12, 12)])
-async def test_the_stored_prefix_tells_keys_of_one_environment_apart(
+async def test_the_stored_prefix_distinguishes_keys_of_one_environment(
     lifecycle: Lifecycle, prefix_length: int | None, stored: int
 ) -> None:
     rules = KeyRules(

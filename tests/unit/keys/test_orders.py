@@ -70,7 +70,7 @@ async def test_keys_are_listed_in_order_and_page_by_page(stocked: SqliteStore, s
     assert " ".join(key.name for key in found) == ORDERS[sort]
 
 
-async def test_a_key_that_is_used_between_two_pages_does_not_begin_the_list_anew(stocked: SqliteStore) -> None:
+async def test_a_key_used_between_two_pages_does_not_restart_the_list(stocked: SqliteStore) -> None:
     await stocked.usage.touch({KEYS["banana"].id: used_at(NOW_US + HOUR_US)})
     [following] = await stocked.keys.list(after(KEYS["banana"], "used"))
     assert following.name == "Apple"

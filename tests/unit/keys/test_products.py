@@ -240,18 +240,18 @@ REFUSED: tuple[tuple[Product, Any, str], ...] = (
 @pytest.mark.parametrize(
     ("product", "document", "problem"), REFUSED, ids=[f"{one[0]}-{place}" for place, one in enumerate(REFUSED)]
 )
-def test_what_cannot_be_taken_over_is_named(product: Product, document: Any, problem: str) -> None:
+def test_what_cannot_be_converted_is_named(product: Product, document: Any, problem: str) -> None:
     [found] = entries_of(document, product)
     assert str(found).startswith(problem)
     assert KEY not in str(found)
 
 
-def test_one_odd_value_does_not_end_the_list(rules: KeyRules) -> None:
+def test_one_odd_value_does_not_break_the_list(rules: KeyRules) -> None:
     credentials = [{"key": KEY + str(place), "id": "a", "created_at": at} for place, at in enumerate((1, "soon", 2))]
     assert [entry.line for entry in entries_of({"data": credentials}, "kong")] == [1, 2, 3]
 
 
-def test_a_time_of_tyk_that_was_never_set_is_none() -> None:
+def test_an_unset_time_of_tyk_is_none() -> None:
     [entry] = entries_of({"key": KEY, "alias": "A", "date_created": "0001-01-01T00:00:00Z"}, "tyk")
     assert isinstance(entry, Entry)
     assert "created_at" not in entry.fields
@@ -320,7 +320,7 @@ def test_text_that_no_client_can_send_as_a_key_is_refused_and_not_repeated(
     assert not text or text not in found.problem
 
 
-def test_a_key_is_never_taken_without_the_option(rules: KeyRules) -> None:
+def test_a_key_is_never_accepted_without_the_option(rules: KeyRules) -> None:
     file = KeyFile(io.BytesIO(f"name,key\nA,{KEY}\nB,{KEY}2\n".encode()), "csv")
     [found] = hashed(file, None)
     assert isinstance(found, BadLine)
@@ -328,13 +328,13 @@ def test_a_key_is_never_taken_without_the_option(rules: KeyRules) -> None:
     assert KEY not in found.problem
 
 
-def test_a_key_beside_a_hash_is_refused(rules: KeyRules) -> None:
+def test_a_key_together_with_a_hash_is_refused(rules: KeyRules) -> None:
     plain, _ = plaintexts(rules, ForeignKeys(prefix=""))
     [found] = hashed([Entry(line=1, fields={"key": KEY, "hash": SHA, "name": "Old"})], plain)
     assert str(found) == "1: key: stands beside hash: give the key, or its hash"
 
 
-def test_a_key_is_hashed_with_our_pepper_and_one_that_begins_as_ours_do_as_its_entry_says(rules: KeyRules) -> None:
+def test_a_key_is_hashed_with_our_pepper_and_one_with_our_prefix_by_its_entry(rules: KeyRules) -> None:
     own = next(iter(rules.environments.values()))
     foreign = (ForeignKeys(prefix="sk_live_"), ForeignKeys(prefix=own, hash="hmac-sha256", pepper=b"old"))
     plain, lines = plaintexts(rules, *foreign, pepper=b"p" * 16)

@@ -22,7 +22,7 @@ def problems_of(text: str, rules: KeyRules) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_yaml_says_the_same_as_json_lines(rules: KeyRules) -> None:
+def test_yaml_has_the_same_meaning_as_json_lines(rules: KeyRules) -> None:
     more: dict[str, Any] = {"tenant": "acme", "quotas": {"general": 5}, "metadata": {"team": "a"}, "enabled": False}
     lines = [a_line(**more), a_line("sk_live_2", scopes=["streams:write"], expires_at="2030-01-31")]
     as_lines = "\n".join(map(json.dumps, lines))
@@ -53,7 +53,7 @@ def test_yaml_says_the_same_as_json_lines(rules: KeyRules) -> None:
     assert (first[0].status, dict(first[0].quotas)) == (KeyStatus.DISABLED, {"general": 5})
 
 
-def test_a_text_is_what_is_written_whatever_yaml_takes_it_for(rules: KeyRules) -> None:
+def test_text_stays_as_written_whatever_type_yaml_sees(rules: KeyRules) -> None:
     text = f"- {{hash: {NUMBER_LIKE}, name: yes, prefix: sk_live_ab, metadata: {{since: 2024-01-31, team: 012}}}}"
     [record] = read_records(text.encode(), line_rules(rules))
     assert record.key.digest == bytes.fromhex(NUMBER_LIKE)

@@ -61,7 +61,7 @@ def exported_row() -> Sequence[str]:
     ],
     ids=["api", "openapi", "json export", "csv export"],
 )
-def test_each_view_of_a_key_shows_the_public_fields_in_their_order(shown: Callable[[], Sequence[str]]) -> None:
+def test_each_view_of_a_key_shows_the_public_fields_in_order(shown: Callable[[], Sequence[str]]) -> None:
     assert tuple(shown()) == PUBLIC_FIELDS
 
 
@@ -93,7 +93,7 @@ def test_a_damaged_row_is_not_shown(column: str) -> None:
         public_row(row, NOW_US)
 
 
-def test_whatever_is_stored_of_a_key_is_public_but_its_hash() -> None:
+def test_everything_stored_about_a_key_is_public_but_its_hash() -> None:
     assert {field.name for field in fields(ApiKey)} - SECRET == set(PUBLIC_FIELDS)
 
 

@@ -1,4 +1,4 @@
-"""Keys made elsewhere are hashed as new ones are, once they are used."""
+"""Keys made elsewhere are rehashed like new ones once they are used."""
 
 import pytest
 
@@ -18,7 +18,7 @@ async def imported(store: SqliteStore, text: str = "legacy") -> ApiKey:
     return key
 
 
-async def test_a_key_in_use_is_hashed_as_new_ones_are(store: SqliteStore) -> None:
+async def test_a_key_in_use_is_rehashed_like_new_keys(store: SqliteStore) -> None:
     key = await imported(store)
     rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     await rehashing.find(Hasher((), [OLD]).candidates("legacy"))
@@ -32,7 +32,7 @@ async def test_a_key_in_use_is_hashed_as_new_ones_are(store: SqliteStore) -> Non
     assert (await store.audit.verify()).problem is None
 
 
-async def test_whoever_holds_the_key_finds_it_before_and_after_it_is_hashed_anew(store: SqliteStore) -> None:
+async def test_the_key_is_found_before_and_after_it_is_rehashed(store: SqliteStore) -> None:
     await imported(store)
     rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     held = await rehashing.find(Hasher((), [OLD]).candidates("legacy"))
@@ -42,7 +42,7 @@ async def test_whoever_holds_the_key_finds_it_before_and_after_it_is_hashed_anew
     assert await rehashing.find({held.digest: held.algorithm}) is not None
 
 
-async def test_a_key_whose_new_hash_is_taken_stays_as_it_is(store: SqliteStore) -> None:
+async def test_a_key_whose_new_hash_exists_is_not_changed(store: SqliteStore) -> None:
     key = await imported(store)
     rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     candidates = Hasher((), [OLD]).candidates("legacy")
@@ -55,7 +55,7 @@ async def test_a_key_whose_new_hash_is_taken_stays_as_it_is(store: SqliteStore) 
     assert await store.audit.rows(AuditFilter(action="rehash")) == []
 
 
-async def test_a_store_that_fails_is_asked_again(store: SqliteStore, path: str) -> None:
+async def test_a_failed_store_is_queried_again(store: SqliteStore, path: str) -> None:
     await imported(store)
     rehashing = Rehashing(store.keys, "sha256", clock=Clock())
     await rehashing.find(Hasher((), [OLD]).candidates("legacy"))

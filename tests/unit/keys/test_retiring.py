@@ -1,4 +1,4 @@
-"""Replaced keys that nobody uses any more retire before their overlap ends."""
+"""Replaced keys that are no longer used retire before their overlap ends."""
 
 import logging
 import secrets
@@ -62,7 +62,7 @@ def test_uses_before_a_key_was_replaced_do_not_shorten_its_time() -> None:
     ],
     ids=str,
 )
-def test_a_key_without_successor_or_whose_time_is_over_stays_as_it_is(changes: dict[str, Any]) -> None:
+def test_a_key_without_a_successor_or_past_its_end_is_not_changed(changes: dict[str, Any]) -> None:
     with pytest.raises(KeyConflict):
         retired_unused(replace(REPLACED, **changes), UNUSED, NOW_US + 12 * HOUR_US)
 
@@ -118,7 +118,7 @@ async def overlap(tmp_path: Path, rules: KeyRules) -> AsyncIterator[Overlap]:
     await world.store.close()
 
 
-async def test_an_unused_key_is_refused_and_the_one_in_its_place_works(overlap: Overlap) -> None:
+async def test_a_retired_key_is_refused_and_its_replacement_works(overlap: Overlap) -> None:
     text, rotated = await overlap.rotated(name="CI", tenant="acme")
     await overlap.use(text)
     overlap.clock.now += 6 * HOUR
@@ -143,7 +143,7 @@ async def test_an_unused_key_is_refused_and_the_one_in_its_place_works(overlap: 
     assert (await overlap.store.audit.verify()).problem is None
 
 
-async def test_a_key_retires_once_whoever_looks_again(overlap: Overlap) -> None:
+async def test_a_key_retires_only_once(overlap: Overlap) -> None:
     await overlap.rotated()
     overlap.clock.now += 6 * HOUR
     await overlap.retirement.round()
@@ -162,7 +162,7 @@ async def test_a_use_that_is_only_in_memory_keeps_a_key(overlap: Overlap) -> Non
 
 
 async def test_a_use_that_is_not_written_yet_because_one_was_written_just_now_keeps_a_key(overlap: Overlap) -> None:
-    """A use of long ago comes to be written now where the store was out of reach in between."""
+    """An old use is written only now if the store was unavailable in between."""
     text, _ = await overlap.rotated()
     await overlap.use(text)
     overlap.clock.now += 6 * HOUR
@@ -185,7 +185,7 @@ async def test_a_use_by_another_process_keeps_a_key(overlap: Overlap) -> None:
     assert await overlap.retired() == [rotated.old.id]
 
 
-async def test_of_many_keys_only_those_that_are_unused_retire(overlap: Overlap) -> None:
+async def test_only_unused_keys_among_many_retire(overlap: Overlap) -> None:
     _, early = await overlap.rotated()
     overlap.clock.now += 3 * HOUR
     _, late = await overlap.rotated()
@@ -203,7 +203,7 @@ async def test_of_many_keys_only_those_that_are_unused_retire(overlap: Overlap) 
     assert await overlap.retired() == [early.old.id, late.old.id]
 
 
-async def test_a_round_has_an_end_and_the_next_one_goes_on(overlap: Overlap) -> None:
+async def test_a_round_is_limited_and_the_next_one_continues(overlap: Overlap) -> None:
     keys = [a_key(replaced_at=NOW_US, retires_at=NOW_US + 24 * HOUR_US) for _ in range(120)]
     await overlap.store.keys.add(keys, actor=ANN)
     overlap.clock.now += 6 * HOUR
@@ -226,7 +226,7 @@ async def test_a_round_has_an_end_and_the_next_one_goes_on(overlap: Overlap) -> 
     ],
     ids=str,
 )
-async def test_many_keys_that_stay_do_not_stand_in_the_way_of_others(overlap: Overlap, changes: dict[str, Any]) -> None:
+async def test_many_kept_keys_do_not_delay_others(overlap: Overlap, changes: dict[str, Any]) -> None:
     ends = {"replaced_at": NOW_US, "retires_at": NOW_US + 23 * HOUR_US, **changes}
     await overlap.store.keys.add([a_key(**ends) for _ in range(120)], actor=ANN)
     _, rotated = await overlap.rotated()
@@ -246,7 +246,7 @@ async def test_nothing_retires_early_unless_it_is_asked_for(overlap: Overlap) ->
     assert (await overlap.world.denies("GET", "/items/1", key=text)).reason is Reason.RETIRED_KEY
 
 
-async def test_the_log_tells_which_key_retired_and_since_when_it_was_unused(
+async def test_the_log_names_the_retired_key_and_how_long_it_was_unused(
     overlap: Overlap, caplog: pytest.LogCaptureFixture
 ) -> None:
     text, rotated = await overlap.rotated(name="CI\nforged")
@@ -259,7 +259,7 @@ async def test_the_log_tells_which_key_retired_and_since_when_it_was_unused(
     assert text not in line
 
 
-async def test_a_store_out_of_reach_ends_the_round(overlap: Overlap) -> None:
+async def test_an_unavailable_store_ends_the_round(overlap: Overlap) -> None:
     await overlap.rotated()
     overlap.clock.now += 6 * HOUR
     await overlap.store.close()

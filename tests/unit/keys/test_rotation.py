@@ -90,12 +90,12 @@ async def test_an_expiry_within_the_overlap_is_not_inherited_silently(
     assert for_ever.new.key.expires_at is None
 
 
-async def test_a_time_of_expiry_that_is_over_is_refused(lifecycle: Lifecycle, rules: KeyRules, key: ApiKey) -> None:
+async def test_an_expiry_in_the_past_is_refused(lifecycle: Lifecycle, rules: KeyRules, key: ApiKey) -> None:
     with pytest.raises(InvalidKey, match="future"):
         await lifecycle.rotate(key.id, Rotation(expires_at=NOW_US), rules, actor=ANN)
 
 
-async def test_a_successor_is_hashed_with_the_pepper_of_now(store: SqliteStore, rules: KeyRules, key: ApiKey) -> None:
+async def test_a_successor_is_hashed_with_the_current_pepper(store: SqliteStore, rules: KeyRules, key: ApiKey) -> None:
     pepper = Pepper.of(b"a pepper that came later")
     lifecycle = Lifecycle(store.keys, Hasher([pepper]), clock=Clock(), randbelow=secrets.randbelow)
     rotated = await lifecycle.rotate(key.id, Rotation(), rules, actor=ANN)
@@ -119,7 +119,7 @@ async def test_an_expired_key_cannot_be_rotated(
         await lifecycle.rotate(key.id, Rotation(expires_at=None), rules, actor=ANN)
 
 
-async def test_of_two_rotations_at_once_one_wins_and_the_other_is_told_the_successor(
+async def test_one_of_two_concurrent_rotations_wins_and_the_other_learns_the_successor(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey
 ) -> None:
     both = [lifecycle.rotate(key.id, Rotation(), rules, actor=actor) for actor in (ANN, BOB)]
@@ -159,7 +159,7 @@ CHANGES: list[tuple[dict[str, Any], str, Any]] = [
 
 
 @pytest.mark.parametrize(("change", "name", "value"), CHANGES)
-async def test_one_thing_of_a_key_changes_and_the_rest_stays(
+async def test_one_field_of_a_key_changes_and_the_rest_stays(
     lifecycle: Lifecycle,
     rules: KeyRules,
     store: SqliteStore,
@@ -178,7 +178,7 @@ async def test_one_thing_of_a_key_changes_and_the_rest_stays(
     assert [column for column in row.after if row.after[column] != row.before[column]] == [name]
 
 
-async def test_every_problem_of_a_change_is_told_and_nothing_changes(
+async def test_every_problem_of_a_change_is_reported_and_nothing_changes(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey
 ) -> None:
     wrong = KeyChange(name="", scopes=("stream:read",), plan="prp", expires_at=NOW_US)
@@ -188,7 +188,7 @@ async def test_every_problem_of_a_change_is_told_and_nothing_changes(
     assert await store.keys.get(key.id) == key
 
 
-async def test_what_stays_need_not_fit_the_configuration_any_more(
+async def test_unchanged_values_need_not_match_the_configuration(
     lifecycle: Lifecycle, rules: KeyRules, key: ApiKey
 ) -> None:
     smaller = replace(rules, plans=(), quotas=())
@@ -196,7 +196,7 @@ async def test_what_stays_need_not_fit_the_configuration_any_more(
     assert (await lifecycle.change(key.id, same, smaller, actor=ANN)).plan == "pro"
 
 
-async def test_a_revoked_key_stays_as_it_is(lifecycle: Lifecycle, rules: KeyRules, key: ApiKey) -> None:
+async def test_a_revoked_key_is_not_changed(lifecycle: Lifecycle, rules: KeyRules, key: ApiKey) -> None:
     await lifecycle.revoke(key.id, actor=ANN)
     with pytest.raises(KeyConflict, match="final"):
         await lifecycle.change(key.id, KeyChange(name="CD"), rules, actor=ANN)
@@ -209,7 +209,7 @@ async def test_an_unknown_key_can_be_neither_changed_nor_rotated(lifecycle: Life
         await lifecycle.rotate("key_none", Rotation(), rules, actor=ANN)
 
 
-async def test_a_change_of_a_key_that_was_changed_meanwhile_is_refused(
+async def test_a_change_of_a_concurrently_changed_key_is_refused(
     lifecycle: Lifecycle, rules: KeyRules, store: SqliteStore, key: ApiKey
 ) -> None:
     read = etag_of(key)

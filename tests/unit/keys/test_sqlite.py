@@ -86,7 +86,7 @@ async def test_every_change_has_its_audit_row_without_the_digest(store: SqliteSt
     assert "digest" not in str(rows)
 
 
-async def test_a_change_that_is_refused_leaves_neither_a_row_nor_an_audit_row(store: SqliteStore, path: str) -> None:
+async def test_a_refused_change_leaves_no_row_and_no_audit_row(store: SqliteStore, path: str) -> None:
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     with pytest.raises(KeyConflict):
@@ -117,7 +117,7 @@ async def test_nothing_that_can_be_sent_is_written_anywhere(
     assert not any(secret[start : start + 8] in written for start in range(len(secret) - 7))
 
 
-async def test_keys_are_counted_by_standing_and_environment(store: SqliteStore, clock: Clock) -> None:
+async def test_keys_are_counted_by_status_and_environment(store: SqliteStore, clock: Clock) -> None:
     keys = [a_key(expires_at=NOW_US + 1), a_key(), a_key(environment=None), a_key(environment="test")]
     for key in keys:
         await store.keys.add([key], actor=ANN)
@@ -162,9 +162,7 @@ def quota_row(subject: str, *by: str, seconds: int = 60) -> tuple[str, str, str,
     return "general", json.dumps([subject]), state, NOW_US + seconds * 1_000_000
 
 
-async def test_quota_states_past_a_bound_are_not_loaded_nor_kept_and_addresses_go_first(
-    path: str, clock: Clock
-) -> None:
+async def test_quota_states_are_bounded_and_addresses_are_dropped_first(path: str, clock: Clock) -> None:
     strangers = [quota_row(f"192.0.2.{last}", "address", seconds=last + 1) for last in range(5)]
     kept = [quota_row("key_1", "key", seconds=1), quota_row("key_2", "key", "address", seconds=1), strangers[4]]
     store = await open_store(path, clock=clock)
@@ -195,7 +193,7 @@ async def test_every_operation_is_timed(store: SqliteStore, timings: Timings) ->
     assert timings == ["find", "add", "counts"]
 
 
-async def test_keys_that_are_looked_up_at_once_are_asked_for_together(store: SqliteStore, timings: Timings) -> None:
+async def test_concurrent_lookups_are_combined_into_one_query(store: SqliteStore, timings: Timings) -> None:
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     timings.clear()
@@ -209,7 +207,7 @@ async def test_keys_that_are_looked_up_at_once_are_asked_for_together(store: Sql
     assert timings == ["find"]
 
 
-async def test_of_lookups_at_once_those_past_a_bound_are_unavailable_and_the_others_answered(
+async def test_concurrent_lookups_over_a_bound_are_unavailable_and_the_others_succeed(
     store: SqliteStore,
 ) -> None:
     key = a_key("s1")
@@ -221,7 +219,7 @@ async def test_of_lookups_at_once_those_past_a_bound_are_unavailable_and_the_oth
     assert await store.keys.find({digest_of("s1"): "sha256"}) == key
 
 
-async def test_a_lookup_that_is_given_up_takes_nobody_with_it(store: SqliteStore) -> None:
+async def test_a_cancelled_lookup_does_not_fail_others(store: SqliteStore) -> None:
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     first, second = (asyncio.create_task(store.keys.find({digest_of("s1"): "sha256"})) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Statements are written once: in the SQL of every engine, over the port, apart from what is an engine's own."""
+"""Statements are written once: in the SQL of every engine, over the port, except for engine-specific ones."""
 
 import ast
 import re
@@ -78,7 +78,7 @@ def test_what_text_of_postgresql_cannot_hold_is_replaced(given: object, stored: 
     assert [*arguments(None, (given,))] == [stored]
 
 
-def test_an_error_never_repeats_what_the_server_says() -> None:
+def test_an_error_never_repeats_the_servers_message() -> None:
     error = asyncpg.UniqueViolationError("duplicate key value violates unique constraint: (digest)=(\\xsecret)")
     with pytest.raises(DuplicateRow) as caught, reported("postgresql://db/keys"):
         raise error
@@ -90,7 +90,7 @@ GIVEN_UP = asyncpg.InterfaceError("cannot perform operation: connection is close
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
-def test_what_another_connection_may_do_is_told_apart(error: Exception) -> None:
+def test_the_rights_of_different_connections_are_distinguished(error: Exception) -> None:
     assert isinstance(unavailable(error, "x"), LostConnection)
     assert not isinstance(unavailable(asyncpg.InvalidPasswordError(), "x"), LostConnection)
 

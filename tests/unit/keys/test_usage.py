@@ -1,4 +1,4 @@
-"""What is counted on the request's path, and how it comes into the store."""
+"""Counting on the request's path, and writing to the store."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ async def test_counts_of_several_rounds_add_up_and_none_is_written_twice(countin
     assert await counting.rows(key) == [(FIRST_HOUR, "GET /a", 2, 3)]
 
 
-async def test_refusals_of_a_recognised_key_count_but_are_no_use_of_it(counting: Counting, key: ApiKey) -> None:
+async def test_refusals_of_a_recognised_key_count_but_do_not_count_as_use(counting: Counting, key: ApiKey) -> None:
     for reason, status in ((Reason.REVOKED_KEY, 401), (Reason.NO_ROUTE, 403), (Reason.QUOTA_EXCEEDED, 429)):
         route = {"route": None} if reason is Reason.NO_ROUTE else {}
         counting.usage.refused(refused(key, reason, **route), status, counting.clock.seconds())
@@ -98,7 +98,7 @@ async def test_requests_without_a_key_of_ours_are_not_counted(counting: Counting
     assert await store.usage.counts(UsageFilter(since=0, until=2 * NOW_US)) == []
 
 
-async def test_the_last_use_tells_when_from_where_and_by_what(counting: Counting, key: ApiKey) -> None:
+async def test_the_last_use_has_time_address_and_agent(counting: Counting, key: ApiKey) -> None:
     counting.use(key, address="192.0.2.1", agent=b"old/1")
     counting.clock.now += 1.5
     counting.use(key, address="2001:db8::1", agent="new/2 \r\n\x1b[31m\xff".encode("latin-1") + b"-x" * 250)
@@ -172,7 +172,7 @@ async def test_nothing_is_lost_while_the_store_is_unavailable(path: str, clock: 
     await counting.store.close()
 
 
-async def test_what_is_counted_during_the_writing_is_written_later(counting: Counting, key: ApiKey) -> None:
+async def test_counts_made_during_a_write_are_written_later(counting: Counting, key: ApiKey) -> None:
     counting.use(key)
     flushing = asyncio.create_task(counting.flush())
     await asyncio.sleep(0)
@@ -201,7 +201,7 @@ class Counted:
         return {}
 
 
-async def test_memory_is_bounded_and_what_it_costs_is_told(clock: Clock) -> None:
+async def test_memory_is_bounded_and_its_cost_is_reported(clock: Clock) -> None:
     usage, writer, counted = Usage(clock=clock, size=2000), UsageWriter(clock=clock, size=1500), Counted()
     keys = [a_key() for _ in range(2100)]
     for key in [*keys, keys[0]]:

@@ -1,4 +1,4 @@
-"""What is kept of a User-Agent: never a key that a client has put there."""
+"""What is stored of a User-Agent: never a key that a client put there."""
 
 import pytest
 
@@ -9,7 +9,7 @@ KEY = KeyFormat().make("hv_live_", lambda most: most // 3)
 
 
 @pytest.mark.parametrize("around", ["{}", "curl/8.5 {}", "app/{}/1.2", "my-client (key={}; x)", "Bearer {}", "{},{}"])
-def test_a_key_is_kept_of_no_form_of_agent(around: str) -> None:
+def test_no_form_of_a_key_in_a_user_agent_is_stored(around: str) -> None:
     told = UserAgents(["hv_live_"]).text(around.replace("{}", KEY).encode())
     assert HIDDEN in told and KEY[8:20] not in told
     # One of another configuration, or mistyped, is told by its length.
@@ -17,13 +17,13 @@ def test_a_key_is_kept_of_no_form_of_agent(around: str) -> None:
     assert HIDDEN in told and KEY[8:20] not in told
 
 
-def test_a_key_that_the_cut_goes_through_tells_too_little_of_itself() -> None:
+def test_a_truncated_key_reveals_too_little() -> None:
     for before in range(150, 210):
         told = UserAgents(["hv_live_"]).text(b"a" + b" b" * (before // 2) + b" " + KEY.encode())
         assert KEY[8:24] not in told
 
 
-def test_a_key_made_elsewhere_is_told_by_its_prefix() -> None:
+def test_a_key_made_elsewhere_is_recognised_by_its_prefix() -> None:
     agents = UserAgents(["", "sk-"])
     assert agents.text(b"x/1 sk-550e8400-e29b-41d4-a716-446655440000 y") == f"x/1 {HIDDEN} y"
     agents.reconfigure(["pk+"])

@@ -1,4 +1,4 @@
-"""From what was counted to the store, and past the eye for what is unusual, round by round."""
+"""From counts to the store and to the detector of anomalies, round by round."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ DAY_SECONDS = 86_400
 
 
 class Kept:
-    """A keeper over a store, and what it told."""
+    """A keeper over a store, and its reports."""
 
     def __init__(self, store: SqliteStore, clock: Clock) -> None:
         self.store, self.clock = store, clock
@@ -119,7 +119,7 @@ async def test_flushes_at_the_same_time_write_once(kept: Kept, key: ApiKey) -> N
     assert await kept.requests() == 3
 
 
-async def test_old_hours_become_days_and_old_days_go(kept: Kept, key: ApiKey, path: str) -> None:
+async def test_old_hours_are_merged_into_days_and_old_days_are_deleted(kept: Kept, key: ApiKey, path: str) -> None:
     rows = [
         UsageRow(key_id=key.id, at=TODAY - days * DAY, route="GET /a", status_class=2, count=count)
         for days, count in ((100, 1), (91, 2), (89, 4), (15, 8), (13, 16))
@@ -131,7 +131,7 @@ async def test_old_hours_become_days_and_old_days_go(kept: Kept, key: ApiKey, pa
     assert await kept.store.usage.roll_up(TODAY, most=100) == 2  # The count of the key, and the sum over all keys.
 
 
-async def test_new_limits_are_heeded_from_then_on(kept: Kept, key: ApiKey) -> None:
+async def test_new_limits_apply_from_then_on(kept: Kept, key: ApiKey) -> None:
     settings = UsageSettings(keep_seconds=20 * DAY_SECONDS, unusual=replace(UsageSettings().unusual, new_network=False))
     kept.keeper.reconfigure(settings)
     for address in ("192.0.2.1", "198.51.100.1"):

@@ -1,4 +1,4 @@
-"""Use as it is stored: added up, read, summed up by the day, forgotten."""
+"""Stored use: added, read, merged by day, deleted."""
 
 import sqlite3
 from dataclasses import replace
@@ -50,7 +50,7 @@ async def test_usage_is_read_for_a_key_for_some_for_a_tenant_and_for_all(store: 
     assert await store.usage.counts(UsageFilter(**ALL)) == [row(TODAY, 7, key_id="")]
 
 
-async def test_totals_tell_the_most_in_an_hour_and_in_a_day(store: SqliteStore, week: list[UsageRow]) -> None:
+async def test_totals_include_the_peak_hour_and_day(store: SqliteStore, week: list[UsageRow]) -> None:
     refused = replace(row(TODAY, 3, status_class=4), reason="insufficient_scope")
     await store.usage.add([row(TODAY + HOUR, 4, status_class=5), refused, row(TODAY, 1, key_id="key_2")])
     [allowed, lacking] = await store.usage.totals(["key_1"], **ALL)
@@ -128,7 +128,7 @@ async def test_pruning_forgets_what_is_older_and_nothing_else(store: SqliteStore
     assert found[key.id].new_networks == ("192.0.2.0/24",)
 
 
-async def test_touch_tells_what_was_stored_before(store: SqliteStore) -> None:
+async def test_touch_returns_what_was_stored_before(store: SqliteStore) -> None:
     key = a_key()
     await store.keys.add([key], actor=ANN)
     first = LastUse(at=NOW_US, address="192.0.2.1", agent="curl/8", networks=("192.0.2.0/24",))
@@ -148,7 +148,7 @@ async def test_an_earlier_use_that_is_written_later_changes_nothing(store: Sqlit
     assert (found.last_used_at, found.last_used_address, found.last_used_agent) == (NOW_US, "192.0.2.1", "new")
 
 
-async def test_of_a_key_that_is_used_from_everywhere_no_network_is_new(store: SqliteStore) -> None:
+async def test_a_key_used_from_everywhere_has_no_new_networks(store: SqliteStore) -> None:
     key = a_key()
     await store.keys.add([key], actor=ANN)
     networks = [f"10.0.{number}.0/24" for number in range(MOST_NETWORKS + 5)]
@@ -192,7 +192,7 @@ async def test_a_tenants_unusual_events_are_found_behind_any_number_of_others(st
     assert [event.detail for event in await store.anomalies.newest(limit=3)] == ["100", "99", "98"]
 
 
-async def test_a_last_use_never_lies_in_the_future_once_the_clock_was_put_back(
+async def test_the_last_use_is_never_in_the_future_after_the_clock_was_set_back(
     store: SqliteStore, clock: Clock
 ) -> None:
     key = a_key()
@@ -232,7 +232,7 @@ async def test_sidecars_that_count_apart_are_counted_until_they_end_or_fall_sile
     assert await quotas.present("b") == 1
 
 
-async def test_what_is_noted_of_sidecars_is_no_quota(store: SqliteStore) -> None:
+async def test_records_of_sidecars_are_not_quotas(store: SqliteStore) -> None:
     await store.quotas.present("a")
     await store.quotas.save([("general", "[]", "{}", NOW_US + 5_000_000)])
     assert [name for name, *_ in await store.quotas.load(most=10)] == ["general"]

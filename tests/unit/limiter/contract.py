@@ -42,9 +42,7 @@ class LimiterContract(ABC):
         assert sum(one.refused is None for one in taken) == 100
 
     @pytest.mark.parametrize("window", list(Window))
-    async def test_a_refused_take_passes_after_the_wait_that_it_was_told(
-        self, limiter: Limiter, window: Window
-    ) -> None:
+    async def test_a_refused_take_passes_after_the_reported_wait(self, limiter: Limiter, window: Window) -> None:
         wanted = bucket(7, window=window, period=90)
         assert await passed(limiter, wanted, NOON + 0.25, tries=8) == 7
         refused = (await limiter.take([wanted], NOON + 1.5)).refused
@@ -72,12 +70,12 @@ class LimiterContract(ABC):
         assert [state.remaining for state in taken.states] == [9, 0]
         assert [state.remaining for state in (await limiter.peek([wide, narrow], NOON + 1)).states] == [9, 0]
 
-    async def test_only_the_refused_states_tell_a_wait(self, limiter: Limiter) -> None:
+    async def test_only_refused_states_have_a_wait(self, limiter: Limiter) -> None:
         wide, narrow = bucket(10, name="wide"), bucket(0, name="narrow")
         taken = await limiter.take([wide, narrow], NOON)
         assert [state.retry_after_seconds for state in taken.states] == [0, 3600]
 
-    async def test_of_several_refusals_the_longest_wait_is_told(self, limiter: Limiter) -> None:
+    async def test_the_longest_wait_of_several_refusals_is_reported(self, limiter: Limiter) -> None:
         minute, hour = bucket(0, name="minute", period="minute"), bucket(0, name="hour")
         for order in ([minute, hour], [hour, minute]):
             refused = (await limiter.take(order, NOON)).refused
@@ -92,7 +90,7 @@ class LimiterContract(ABC):
         assert (await limiter.peek([wanted], NOON)).states[0].remaining == 3
 
     @pytest.mark.parametrize("window", list(Window))
-    async def test_a_peek_takes_nothing_and_says_what_a_take_would(self, limiter: Limiter, window: Window) -> None:
+    async def test_a_peek_takes_nothing_and_reports_what_a_take_would(self, limiter: Limiter, window: Window) -> None:
         wanted = bucket(1, window=window)
         for _ in range(3):
             peeked = await limiter.peek([wanted], NOON)
@@ -127,7 +125,7 @@ class LimiterContract(ABC):
 
     @pytest.mark.parametrize("window", list(Window))
     @pytest.mark.parametrize("jump", [-400 * DAY, -3 * DAY, -1.5 * 3600, -90, -0.5])
-    async def test_a_clock_put_back_gives_no_free_pass_and_no_endless_wait(
+    async def test_setting_the_clock_back_gives_no_free_requests_and_no_endless_wait(
         self, limiter: Limiter, window: Window, jump: float
     ) -> None:
         spent, half = bucket(100, window=window), bucket(100, window=window, subject="key-2")
@@ -143,7 +141,7 @@ class LimiterContract(ABC):
 
     @pytest.mark.parametrize("window", list(Window))
     @pytest.mark.parametrize("jump", [3600.0, 3 * DAY, 400 * DAY])
-    async def test_a_clock_put_forward_gives_one_allowance_and_no_more(
+    async def test_setting_the_clock_forward_gives_only_one_allowance(
         self, limiter: Limiter, window: Window, jump: float
     ) -> None:
         wanted = bucket(100, window=window)

@@ -1,4 +1,4 @@
-"""The limiter in memory: the contract, its bound, and its life over a restart."""
+"""The limiter in memory: the contract, its bound, and restarts."""
 
 import pytest
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ def stranger(number: int, window: Window) -> Bucket:
 
 
 @pytest.mark.parametrize("window", list(Window))
-async def test_strangers_past_the_cap_are_not_kept(window: Window) -> None:
+async def test_unknown_clients_over_the_limit_are_not_kept(window: Window) -> None:
     limiter = MemoryLimiter(max_entries=100)
     for number in range(1000):
         await limiter.take([stranger(number, window)], NOON)
@@ -27,7 +27,7 @@ async def test_strangers_past_the_cap_are_not_kept(window: Window) -> None:
 
 
 @pytest.mark.parametrize("window", list(Window))
-async def test_strangers_do_not_push_out_who_keeps_asking(window: Window) -> None:
+async def test_unknown_clients_do_not_evict_active_ones(window: Window) -> None:
     limiter = MemoryLimiter(max_entries=100)
     regular = stranger(10**6, window)
     assert await passed(limiter, regular, NOON, tries=5) == 5
@@ -36,7 +36,7 @@ async def test_strangers_do_not_push_out_who_keeps_asking(window: Window) -> Non
         assert (await limiter.take([regular], NOON)).refused is not None
 
 
-async def test_strangers_do_not_push_out_the_counts_of_smaller_quotas() -> None:
+async def test_unknown_clients_do_not_evict_the_counts_of_smaller_quotas() -> None:
     limiter = MemoryLimiter(max_entries=100)
     assert await passed(limiter, bucket(3), NOON, tries=3) == 3
     for number in range(1000):
@@ -51,9 +51,7 @@ def from_address(number: int, *, limit: int = 5, window: Window = Window.FIXED) 
 @pytest.mark.requirement("S7.7")
 @pytest.mark.parametrize("window", list(Window))
 @pytest.mark.parametrize("by", [(Subject.KEY,), (Subject.TENANT,), (Subject.KEY, Subject.ADDRESS)])
-async def test_a_flood_of_addresses_never_makes_a_key_or_a_tenant_start_anew(
-    window: Window, by: tuple[Subject, ...]
-) -> None:
+async def test_a_flood_of_addresses_never_resets_a_key_or_a_tenant(window: Window, by: tuple[Subject, ...]) -> None:
     limiter = MemoryLimiter(max_entries=100)
     spent = [bucket(3, subject=f"key-{number}", by=by, window=window) for number in range(80)]
     assert [await passed(limiter, one, NOON, tries=3) for one in spent] == [3] * 80
@@ -85,7 +83,7 @@ async def test_an_address_that_has_used_its_quota_is_not_let_off_by_a_flood_of_o
     assert (await limiter.take([blocked], NOON)).refused is not None
 
 
-async def test_nothing_is_restored_past_the_bound_and_keys_come_before_addresses() -> None:
+async def test_restoring_is_bounded_and_keys_come_before_addresses() -> None:
     before, after = MemoryLimiter(max_entries=1000), MemoryLimiter(max_entries=100)
     for number in range(50):
         await passed(before, bucket(subject=f"key-{number}"), NOON, tries=3)
@@ -97,7 +95,7 @@ async def test_nothing_is_restored_past_the_bound_and_keys_come_before_addresses
 
 
 @pytest.mark.parametrize("window", list(Window))
-async def test_past_counts_leave_as_others_are_taken(window: Window) -> None:
+async def test_expired_counts_are_removed_as_others_are_taken(window: Window) -> None:
     limiter = MemoryLimiter()
     for number in range(1000):
         await limiter.take([stranger(number, window)], NOON)
@@ -107,7 +105,7 @@ async def test_past_counts_leave_as_others_are_taken(window: Window) -> None:
 
 
 @pytest.mark.parametrize("window", list(Window))
-async def test_past_counts_of_a_quota_that_nobody_asks_for_leave_when_told_to(window: Window) -> None:
+async def test_expired_counts_of_an_unused_quota_are_removed_on_request(window: Window) -> None:
     limiter = MemoryLimiter()
     await limiter.take([stranger(1, window)], NOON)
     limiter.expire(NOON + 1)
@@ -117,7 +115,7 @@ async def test_past_counts_of_a_quota_that_nobody_asks_for_leave_when_told_to(wi
 
 
 @pytest.mark.parametrize("window", list(Window))
-async def test_refused_strangers_leave_nothing(window: Window) -> None:
+async def test_refused_unknown_clients_leave_nothing_behind(window: Window) -> None:
     limiter = MemoryLimiter()
     for number in range(50):
         await limiter.take([replace(stranger(number, window), limit=0)], NOON)
@@ -182,7 +180,7 @@ async def test_rows_of_a_quota_that_counts_in_another_way_are_not_used(change: d
     assert len(after) == 0
 
 
-async def test_a_changed_limit_counts_at_once_and_keeps_what_was_taken() -> None:
+async def test_a_changed_limit_applies_immediately_and_keeps_the_count() -> None:
     limiter = MemoryLimiter()
     assert await passed(limiter, bucket(3), NOON, tries=3) == 3
     assert await passed(limiter, bucket(5), NOON, tries=9) == 2
@@ -216,7 +214,7 @@ async def test_malformed_rows_are_passed_over(place: int, value: object) -> None
     assert MemoryLimiter().restore([bad, (), good], NOON) == 1
 
 
-async def test_what_is_restored_obeys_the_cap() -> None:
+async def test_restored_counts_respect_the_limit() -> None:
     full, small = MemoryLimiter(), MemoryLimiter(max_entries=10)
     for number in range(50):
         await full.take([stranger(number, Window.FIXED)], NOON)

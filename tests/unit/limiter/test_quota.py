@@ -201,7 +201,7 @@ def test_fixed_windows_follow_the_utc_clock(period: object, now: str, start: str
         (Window.BUCKET, 10, 1, "2026-01-01", 1),
     ],
 )
-def test_a_policys_seconds_are_those_in_which_all_comes_back(
+def test_a_policys_seconds_are_the_time_to_full_quota(
     window: Window, period: object, burst: int | None, now: str, seconds: int
 ) -> None:
     assert policy_seconds(bucket(window, 50, period=period, burst=burst).quota, at(now)) == seconds

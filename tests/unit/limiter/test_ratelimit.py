@@ -43,7 +43,7 @@ def test_each_set_can_be_switched_off() -> None:
     assert fields(state(), x=False, ietf=False) == {}
 
 
-def test_no_quota_makes_no_field() -> None:
+def test_without_a_quota_there_is_no_field() -> None:
     assert fields() == {}
 
 
@@ -51,13 +51,13 @@ def test_reset_can_be_seconds_from_now() -> None:
     assert fields(state(), reset="delta")[b"X-RateLimit-Reset"] == b"1234"
 
 
-def test_a_reset_between_seconds_is_told_as_the_second_after() -> None:
+def test_a_reset_between_seconds_is_rounded_up() -> None:
     made = fields(state(resets_at=NOW + 1.25), now=NOW + 0.5)
     assert made[b"X-RateLimit-Reset"] == b"1772366402"
     assert made[b"RateLimit"].endswith(b";t=1")
 
 
-def test_a_reset_that_is_over_is_told_as_none_left_to_wait() -> None:
+def test_a_reset_in_the_past_is_reported_as_zero() -> None:
     made = fields(state(resets_at=NOW - 5), reset="delta")
     assert made[b"X-RateLimit-Reset"] == b"0"
     assert made[b"RateLimit"].endswith(b";t=0")
@@ -91,11 +91,11 @@ def test_names_are_strings_of_structured_fields(name: str, written: bytes) -> No
     assert fields(state(name))[b"RateLimit"].partition(b";")[0] == written
 
 
-def test_a_refusal_tells_the_longest_wait_whatever_is_switched() -> None:
+def test_a_refusal_reports_the_longest_wait_whatever_headers_are_enabled() -> None:
     states = (state("a", 5, 0, retry_after_seconds=7), state("b", 5, 0, retry_after_seconds=30), state("c"))
     assert fields(*states, x=False, ietf=False) == {b"Retry-After": b"30"}
     assert fields(*states)[b"Retry-After"] == b"30"
 
 
-def test_an_answer_that_was_not_refused_tells_no_wait() -> None:
+def test_a_successful_response_reports_no_wait() -> None:
     assert b"Retry-After" not in fields(state())

@@ -1,4 +1,4 @@
-"""Where a Redis is, as a URL tells it."""
+"""Redis URLs."""
 
 import pytest
 
@@ -24,7 +24,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("text", list(GOOD))
-def test_a_url_tells_where_redis_is(text: str) -> None:
+def test_a_url_gives_the_address_of_redis(text: str) -> None:
     assert parse_redis_url(text) == GOOD[text]
 
 

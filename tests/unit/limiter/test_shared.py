@@ -1,4 +1,4 @@
-"""The limiter that processes share: the contract, its bound, its life over a restart, and processes that are killed."""
+"""The limiter that processes share: the contract, its bound, restarts, and killed processes."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ def stranger(number: int, window: Window = Window.FIXED) -> Bucket:
 
 
 @pytest.mark.parametrize("window", list(Window))
-async def test_it_counts_as_the_memory_limiter_does_step_by_step(window: Window) -> None:
+async def test_it_counts_exactly_like_the_memory_limiter(window: Window) -> None:
     chance, shared, memory = random.Random(window), SharedLimiter(), MemoryLimiter()  # noqa: S311
     now = NOON
     for _ in range(2_000):
@@ -44,7 +44,7 @@ async def test_it_counts_as_the_memory_limiter_does_step_by_step(window: Window)
 
 
 @pytest.mark.requirement("S7.7")
-async def test_a_flood_of_addresses_never_makes_a_key_start_anew() -> None:
+async def test_a_flood_of_addresses_never_resets_a_key() -> None:
     limiter = SharedLimiter(max_entries=1000)
     spent = [bucket(3, subject=f"key-{number}") for number in range(500)]
     assert [await passed(limiter, one, NOON, tries=3) for one in spent] == [3] * 500
@@ -75,14 +75,14 @@ async def test_counts_survive_a_restart_with_more_or_fewer_workers(
     assert await passed(new, wanted, NOON + 3, tries=5) == 2
 
 
-async def test_quotas_shorter_than_a_minute_and_what_is_past_are_not_written() -> None:
+async def test_quotas_shorter_than_a_minute_and_past_counts_are_not_written() -> None:
     limiter = SharedLimiter()
     await limiter.take([bucket(5, period=59, name="short"), bucket(5, period="minute", name="long")], NOON)
     assert [row[0] for row in limiter.rows(NOON + 1)] == ["long"]
     assert list(limiter.rows(NOON + 61)) == []
 
 
-async def test_who_has_used_most_of_a_quota_is_known() -> None:
+async def test_the_top_users_of_a_quota_are_known() -> None:
     limiter = SharedLimiter()
     full, idle = bucket(5, subject="full"), bucket(5, subject="idle")
     await passed(limiter, full, NOON, tries=5)
@@ -158,7 +158,7 @@ def test_what_a_process_was_writing_when_it_was_killed_is_as_before(
     assert asyncio.run(passed(limiter, wanted, NOON, tries=5)) == 2
 
 
-def test_of_processes_that_take_at_once_exactly_the_limit_passes(forked: Callable[[Callable[[], None]], int]) -> None:
+def test_concurrent_processes_get_exactly_the_limit(forked: Callable[[Callable[[], None]], int]) -> None:
     limiter = SharedLimiter()
     wanted = bucket(LIMIT, period="day")
     noted, note = os.pipe()

@@ -1,4 +1,4 @@
-"""What is held for clients that are behind: counted, bounded, and taken from those who have been so for longest."""
+"""Memory for slow clients: counted, bounded, and freed by resetting the slowest."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ MIB = 1 << 20
 
 
 class Behind(asyncio.Transport):
-    """A connection whose other end takes nothing."""
+    """A connection whose other end reads nothing."""
 
     def __init__(self, name: str, *, unsent: int = MIB, tls: bool = False) -> None:
         super().__init__({"peername": (name, 1), "sslcontext": True if tls else None})
@@ -38,7 +38,7 @@ def reset_ones(held: HeldBytes) -> list[str]:
     return found
 
 
-def test_past_the_limit_those_are_reset_that_have_been_behind_for_longest() -> None:
+def test_over_the_limit_the_clients_that_stalled_longest_are_reset() -> None:
     held = HeldBytes(3 * MIB)
     found = reset_ones(held)
     transports = behind(held, "a", "b", "c", "d", "e")
@@ -47,7 +47,7 @@ def test_past_the_limit_those_are_reset_that_have_been_behind_for_longest() -> N
     assert held.total == 3 * MIB
 
 
-def test_who_takes_some_of_it_is_behind_those_who_take_none() -> None:
+def test_clients_that_read_a_little_rank_behind_those_that_read_nothing() -> None:
     held = HeldBytes(2 * MIB)
     found = reset_ones(held)
     slow, _ = behind(held, "slow", "none")
@@ -56,7 +56,7 @@ def test_who_takes_some_of_it_is_behind_those_who_take_none() -> None:
     assert found == ["none"]
 
 
-def test_who_keeps_up_again_has_nothing_held() -> None:
+def test_a_client_that_catches_up_has_nothing_held() -> None:
     held = HeldBytes(2 * MIB)
     found = reset_ones(held)
     (first,) = behind(held, "a")
@@ -85,7 +85,7 @@ def test_the_more_is_held_the_less_is_read_at_a_time() -> None:
     assert sizes[5] == (SHORT_READ_BYTES, SHORT_READ_BYTES)
 
 
-def test_that_little_is_held_again_after_much_is_told_once() -> None:
+def test_the_end_of_high_memory_use_is_reported_once() -> None:
     held = HeldBytes(16 * MIB)
     told: list[str] = []
     held.on_relieved = lambda: told.append("relieved")
@@ -97,7 +97,7 @@ def test_that_little_is_held_again_after_much_is_told_once() -> None:
     assert told == ["relieved"]
 
 
-def test_a_piece_is_held_whole_although_part_of_it_is_sent() -> None:
+def test_a_piece_is_counted_whole_even_if_partly_sent() -> None:
     held = HeldBytes(16 * MIB)
     held.tell(Behind("a", unsent=1), writing_paused=True, reading_paused=False)
     assert held.total == STREAM_READ_BYTES

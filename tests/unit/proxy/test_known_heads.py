@@ -1,4 +1,4 @@
-"""Heads that are known by their bytes: the same outcome as on the longer way, and nothing kept that is secret."""
+"""Known request heads: the same outcome as on the longer path, and no secret is kept."""
 
 import asyncio
 import gc
@@ -182,7 +182,7 @@ class Ways:
         )
         self.known = KnownRequests(self.shorter)
         self.taken = 0
-        """Requests that went the shorter way."""
+        """Requests that took the shorter path."""
 
     def written(self, raw: bytes) -> bytes:
         return raw.replace(b"<key>", self.key.encode()).replace(b"<other>", self.other.encode())
@@ -262,7 +262,7 @@ async def ways_of(world: World, *, waits: bool = False) -> Ways:
 
 @settings(max_examples=60, deadline=None)
 @given(config=st.sampled_from(CONFIGS), steps=STEPS, waits=st.booleans())
-def test_both_ways_decide_alike_whatever_is_sent_and_happens(config: str, steps: list[Any], waits: bool) -> None:
+def test_both_paths_decide_alike_whatever_is_sent(config: str, steps: list[Any], waits: bool) -> None:
     async def compare() -> None:
         with TemporaryDirectory() as folder:
             world = await make_world(Path(folder), config, grace=30)
@@ -310,7 +310,7 @@ USUAL_KINDS = {
 
 
 @pytest.mark.parametrize("lines", USUAL_KINDS.values(), ids=USUAL_KINDS)
-async def test_requests_of_the_usual_kinds_go_the_shorter_way(ways: Ways, lines: list[str]) -> None:
+async def test_usual_requests_take_the_shorter_path(ways: Ways, lines: list[str]) -> None:
     raw = ways.written("\r\n".join([*lines, "", ""]).encode())
     for _ in range(4):  # The key itself is read from the store, then lines are learnt, then all of them together.
         longer, shorter = await ways.both(raw, PEER)
@@ -318,7 +318,7 @@ async def test_requests_of_the_usual_kinds_go_the_shorter_way(ways: Ways, lines:
     assert ways.taken > 0
 
 
-async def test_requests_with_quotas_go_the_shorter_way_too_where_the_limiter_has_to_be_waited_for(
+async def test_requests_with_quotas_take_the_shorter_path_even_if_the_limiter_must_be_awaited(
     tmp_path: Path,
 ) -> None:
     world = await make_world(tmp_path, TRUSTING)
@@ -345,7 +345,7 @@ async def test_requests_with_quotas_go_the_shorter_way_too_where_the_limiter_has
         "Content-Length: 4",
     ],
 )
-async def test_a_line_that_may_come_once_goes_the_longer_way_where_it_comes_twice(ways: Ways, line: str) -> None:
+async def test_a_repeated_single_line_takes_the_longer_path(ways: Ways, line: str) -> None:
     once = {"Host: api.test", "X-Api-Key: <key>", line}
     for lines in (sorted(once), [*sorted(once), line]):
         raw = ways.written(raw_of("POST", "/items/7", [each for each in lines if "Length" not in each], "body"))
@@ -356,7 +356,7 @@ async def test_a_line_that_may_come_once_goes_the_longer_way_where_it_comes_twic
         assert (read(ways.known, raw) is None) == (lines.count(line) == 2)
 
 
-async def test_a_small_body_that_came_with_the_head_goes_the_shorter_way(ways: Ways) -> None:
+async def test_a_small_body_that_arrives_with_its_head_takes_the_shorter_path(ways: Ways) -> None:
     raw = ways.written(raw_of("POST", "/items/7", ["Host: a", "X-Api-Key: <key>", "Content-Type: text/plain"], "body"))
     known = read(ways.known, raw)
     assert known is not None
@@ -365,7 +365,7 @@ async def test_a_small_body_that_came_with_the_head_goes_the_shorter_way(ways: W
     assert read(ways.known, raw + b"G") is None
 
 
-async def test_a_proxy_that_is_trusted_tells_the_way_on_the_shorter_way_too(ways: Ways) -> None:
+async def test_a_trusted_proxys_forwarding_fields_are_kept_on_the_shorter_path_too(ways: Ways) -> None:
     raw = ways.written(b"GET /items/7 HTTP/1.1\r\nHost: a\r\nX-Api-Key: <key>\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
     await ways.both(raw, PROXY)
     longer, shorter = await ways.both(raw, PROXY)
@@ -409,7 +409,7 @@ async def test_a_copy_of_the_key_is_found_among_lines_that_are_known(ways: Ways)
         ["X-Not-X-Api-Key: <key>"],
     ],
 )
-async def test_whatever_stands_around_a_key_is_judged_alike(ways: Ways, lines: list[str]) -> None:
+async def test_text_around_a_key_is_judged_alike(ways: Ways, lines: list[str]) -> None:
     known = ["Host: a", "Accept: */*"]
     for _ in range(4):
         await ways.both(ways.written(raw_of("GET", "/items/7", [*known, "X-Api-Key: <key>"], "")), PEER)
@@ -420,7 +420,7 @@ async def test_whatever_stands_around_a_key_is_judged_alike(ways: Ways, lines: l
             assert shorter == longer, raw
 
 
-async def test_keys_that_come_once_leave_nothing_and_go_the_shorter_way(ways: Ways) -> None:
+async def test_keys_used_once_leave_nothing_and_take_the_shorter_path(ways: Ways) -> None:
     raws = [
         raw_of("GET", "/items/7", ["Host: a", f"X-Api-Key: hv_live_{number:043d}", "Accept: */*"], "")
         for number in range(300)
@@ -488,7 +488,7 @@ async def test_header_lines_of_many_clients_are_bounded(ways: Ways) -> None:
     assert 64 * 64 // 8 < len(ways.known) <= 2 * 512 + 200
 
 
-async def test_a_preflight_goes_the_longer_way(tmp_path: Path) -> None:
+async def test_a_preflight_takes_the_longer_path(tmp_path: Path) -> None:
     world = await make_world(tmp_path, SHARED)
     asked = ["Host: api.test", "Origin: https://app.test", "Access-Control-Request-Method: GET"]
     try:
@@ -502,7 +502,7 @@ async def test_a_preflight_goes_the_longer_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["/items/7", "/me?a=b", "http://api.test/me"])
-async def test_the_methods_of_a_path_are_told_on_both_ways(tmp_path: Path, target: str) -> None:
+async def test_the_methods_of_a_path_are_reported_on_both_paths(tmp_path: Path, target: str) -> None:
     world = await make_world(tmp_path, TRUSTING + "unmatched: {method_not_allowed: true}\n")
     try:
         ways = await ways_of(world)
@@ -531,7 +531,7 @@ async def test_a_revoked_key_is_refused_on_the_next_request(ways: Ways) -> None:
     assert deny.reason in (Reason.REVOKED_KEY, Reason.TOO_MANY_FAILURES)
 
 
-async def test_both_ways_refuse_an_address_alike_that_has_failed_too_often(ways: Ways) -> None:
+async def test_both_paths_refuse_an_address_with_too_many_failures_alike(ways: Ways) -> None:
     chance = random.Random(9)  # noqa: S311 - nothing is protected by it
     for _ in range(320):
         line = f"X-Api-Key: {KeyFormat().make('hv_live_', chance.randrange)}"
@@ -546,7 +546,7 @@ async def test_both_ways_refuse_an_address_alike_that_has_failed_too_often(ways:
         ways.world.clock.now += 0.1
 
 
-async def test_both_ways_tell_an_address_alike_how_long_to_wait_whatever_the_clock_does(ways: Ways) -> None:
+async def test_both_paths_report_the_same_wait_whatever_the_clock_does(ways: Ways) -> None:
     line, waits = f"X-Api-Key: {KeyFormat().make('hv_live_', random.Random(9).randrange)[:-1]}_", set()  # noqa: S311
     raw = raw_of("GET", "/items/7", ["Host: a", line], "")
     for step in (0, 0, 0, 0, 0, 0.25, 0.5, 0.5, 1, -0.5, -4, -0.25, 5, 20, 30, 60, 0, 0, 0, 0, 1, -90, 0, 200):
@@ -617,7 +617,7 @@ def test_a_response_that_is_known_is_what_the_parser_reads(raw: bytes, learnt: l
         b"HTTP/1.1 404 Not Found\r\nServer: x\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
     ],
 )
-def test_a_whole_response_of_a_told_length_is_known(raw: bytes) -> None:
+def test_a_complete_response_with_a_length_is_known(raw: bytes) -> None:
     loop = asyncio.new_event_loop()
     try:
         assert KnownResponses(loop).read(raw) is not None
@@ -636,7 +636,7 @@ def test_no_secret_of_a_response_stays_in_memory() -> None:
     assert not any(isinstance(each, bytes) and b"s3cret" in each for each in reachable(known))
 
 
-async def test_where_counts_are_held_by_another_process_a_request_goes_the_longer_way_and_is_counted_once(
+async def test_a_request_takes_the_longer_path_once_while_another_process_locks_the_counts(
     ways: Ways,
 ) -> None:
     ways.shorter = _gate(ways.world, BusyLimiter())

@@ -65,7 +65,7 @@ def test_ambiguous_framing_is_refused(fields: tuple[bytes, ...], size: int) -> N
 
 
 @pytest.mark.parametrize("coding", UNSUPPORTED_CODINGS)
-def test_a_coding_that_is_not_understood_is_told_from_a_malformed_one(coding: bytes) -> None:
+def test_an_unknown_transfer_coding_is_distinguished_from_a_malformed_one(coding: bytes) -> None:
     with pytest.raises(MalformedHead) as refused:
         parsed(head_of(b"Transfer-Encoding: " + coding))
     assert refused.value.reason is Reason.UNSUPPORTED_CODING
@@ -168,7 +168,7 @@ def test_values_lose_the_white_space_around_them_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", [b"Content-Type", b"User-Agent", b"Max-Forwards"])
-def test_a_header_of_a_single_value_stands_there_once(name: bytes) -> None:
+def test_a_single_value_header_may_occur_only_once(name: bytes) -> None:
     assert head(head_of(name + b": a", b"X: b"))
     with pytest.raises(MalformedHead):
         head(head_of(name + b": a", name.lower() + b": b"))

@@ -57,7 +57,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("endless", ENDLESS)
-def test_what_carries_nothing_of_a_body_has_an_end(loop: asyncio.AbstractEventLoop, endless: str) -> None:
+def test_chunks_and_extensions_without_data_are_bounded(loop: asyncio.AbstractEventLoop, endless: str) -> None:
     begin, more = ENDLESS[endless]
     parser, _ = begun(loop, CHUNKED + SMALL + begin)
     with pytest.raises(InvalidResponse) as invalid:
@@ -73,7 +73,7 @@ def test_a_body_of_small_chunks_with_extensions_may_be_of_any_length(loop: async
     assert response.take() == b"a" * 10_000
 
 
-def test_what_connection_names_is_no_header_of_the_response(loop: asyncio.AbstractEventLoop) -> None:
+def test_fields_named_by_connection_are_not_response_headers(loop: asyncio.AbstractEventLoop) -> None:
     lines = b"Connection: date, x-a\r\nDate: x\r\nX-A: 1\r\nX-B: 2\r\nContent-Length: 0\r\n\r\n"
     _, response = begun(loop, b"HTTP/1.1 200 OK\r\n" + lines)
     assert response.headers == [(b"X-B", b"2"), (b"Content-Length", b"0")]

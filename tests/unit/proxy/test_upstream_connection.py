@@ -60,7 +60,7 @@ async def test_an_upstream_that_is_faster_than_we_are_is_read_from_once_a_turn()
     connection.connection_lost(None)
 
 
-async def test_a_turn_later_a_response_that_is_held_back_still_is() -> None:
+async def test_a_paused_response_is_still_paused_a_turn_later() -> None:
     transport, connection, response, task = await streaming()
     connection.data_received(FULL)
     response.pause_reading()

@@ -1,4 +1,4 @@
-"""What was decided, as it was recorded, and what a configuration says of it today."""
+"""A past decision as it was recorded, and today's decision."""
 
 import asyncio
 import random
@@ -56,7 +56,7 @@ def told(record: RecordedRequest, config: Config, **more: Any) -> PastDecision:
 
 
 def texts(lines: Any, label: str) -> list[str]:
-    """Of the lines with this label, and those that go on with it."""
+    """The texts of the lines with this label, and of those that continue it."""
     found, current = [], ""
     for line in lines:
         current = line.label or current
@@ -64,7 +64,7 @@ def texts(lines: Any, label: str) -> list[str]:
     return found
 
 
-def test_a_refusal_is_shown_as_it_was_and_decided_on_again(config: Config) -> None:
+def test_a_refusal_is_shown_with_its_past_decision_and_todays(config: Config) -> None:
     refused = record("POST", "/items/7", 403, "insufficient_scope", route="POST /items/**", plan="pro", **KEY)
     decision = told(refused, config, missing=("write",))
     assert decision.then == [
@@ -97,9 +97,7 @@ def test_a_refusal_is_shown_as_it_was_and_decided_on_again(config: Config) -> No
         (record("POST", "/items/x", 429, "quota_exceeded", quota="x", **KEY), "before any quota is counted: insuff"),
     ],
 )  # fmt: skip
-def test_what_today_s_configuration_decides_is_said_in_a_sentence(
-    config: Config, past: RecordedRequest, verdict: str
-) -> None:
+def test_the_current_decision_is_described_in_a_sentence(config: Config, past: RecordedRequest, verdict: str) -> None:
     assert verdict in told(past, config).verdict
 
 
@@ -121,7 +119,7 @@ def test_what_today_s_configuration_decides_is_said_in_a_sentence(
         (record("GET", "/items/7", 408, "request_timeout"), "before it was decided on"),
     ],
 )
-def test_what_the_record_does_not_hold_is_not_guessed(config: Config, past: RecordedRequest, why: str) -> None:
+def test_missing_data_of_a_record_is_not_guessed(config: Config, past: RecordedRequest, why: str) -> None:
     decision = told(past, config)
     assert decision.otherwise is None and decision.now == ()
     assert why in decision.verdict
@@ -193,7 +191,7 @@ OBSERVED = CONFIG.replace("GET /items/**: {", "GET /items/**: {mode: observe, ")
         ),
     ],
 )
-def test_what_went_on_is_told_as_such_and_why(
+def test_observed_requests_are_reported_with_the_reason(
     config: Config, tmp_path: Path, past: dict[str, Any], enforced: str, observed: str
 ) -> None:
     values = {"method": "GET", "path": "/items/7", "status": 200, "route": "GET /items/**", **past}

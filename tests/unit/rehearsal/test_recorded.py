@@ -1,4 +1,4 @@
-"""Access logs, read back: whatever else stands in them, and however they are packed."""
+"""Reading access logs, whatever else they contain, and however they are compressed."""
 
 import gzip
 import io
@@ -34,7 +34,7 @@ def paths(log: bytes) -> list[str]:
     return [request.path for request in read(log)[0]]
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_what_was_written_can_be_read() -> None:
     written = access(
         key=KEY,
         credential="key",
@@ -81,7 +81,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
-def test_a_line_that_is_no_request_is_counted_and_the_first_is_named(foreign: bytes) -> None:
+def test_lines_that_are_not_requests_are_counted_and_the_first_is_named(foreign: bytes) -> None:
     found, requests = read(line(path="/1") + b"\r\n\n" + foreign + foreign + line(path="/2"))
     assert [request.path for request in found] == ["/1", "/2"]
     assert (requests.counts.foreign, requests.counts.first_unread, requests.counts.lines) == (2, 4, 4)
@@ -113,7 +113,7 @@ EMPTY = {"nothing": b"", "a line": b"\n", "a mark": b"\xef\xbb\xbf", "blanks": b
 
 
 @pytest.mark.parametrize("log", EMPTY.values(), ids=EMPTY)
-def test_an_empty_log_holds_nothing(log: bytes) -> None:
+def test_an_empty_log_has_no_requests(log: bytes) -> None:
     found, requests = read(log)
     assert found == [] and requests.counts.lines == 0
 
@@ -123,7 +123,7 @@ MARKED = {"a mark": b"\xef\xbb\xbf" + line(), "CRLF": line().replace(b"\n", b"\r
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
 @pytest.mark.parametrize("log", MARKED.values(), ids=MARKED)
-def test_marks_of_windows_and_a_missing_end_do_not_matter(log: bytes, pack: Any) -> None:
+def test_windows_line_ends_a_bom_and_a_missing_final_newline_do_not_matter(log: bytes, pack: Any) -> None:
     assert paths(pack(log)) == ["/a"]
 
 
@@ -132,7 +132,7 @@ def test_gzip_is_known_by_what_it_begins_with_and_may_have_several_members() -> 
     assert paths(b"".join(members) + bytes(512)) == ["/0"] * 10_000 + ["/1"] * 10_000 + ["/2"] * 10_000
 
 
-def test_what_gzip_makes_of_little_is_not_held() -> None:
+def test_a_gzip_bomb_is_not_kept_in_memory() -> None:
     log = gzip.compress(b"x" * 100_000_000)
     tracemalloc.start()
     assert read(log)[1].counts.too_long == 1
@@ -149,7 +149,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("damage", "told"), DAMAGED.values(), ids=DAMAGED)
-def test_of_a_damaged_gzip_file_what_was_read_is_kept(damage: Any, told: str) -> None:
+def test_what_was_read_of_a_damaged_gzip_file_is_kept(damage: Any, told: str) -> None:
     packed = gzip.compress(
         b"".join(line(path=f"/{number}", request_id=f"{number * 7919:x}") for number in range(20_000))
     )
@@ -172,18 +172,18 @@ OTHERWISE = {
 
 
 @pytest.mark.parametrize("begin", OTHERWISE.values(), ids=OTHERWISE)
-def test_a_log_that_is_packed_otherwise_is_refused_with_what_to_do(begin: bytes) -> None:
+def test_a_log_in_another_compression_is_refused_with_a_remedy(begin: bytes) -> None:
     with pytest.raises(LogError, match=r"stdin|convert"):
         read(begin + bytes(1000))
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Any) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Any) -> None:
     for path in (tmp_path, tmp_path / "missing", "a\0b"):
         with pytest.raises(LogError, match="cannot be read"), opened(str(path)):
             pass
 
 
-def test_a_device_that_never_ends_is_no_log() -> None:
+def test_an_endless_device_is_refused_as_a_log() -> None:
     for path in ("/dev/zero", "/dev/full"):
         with pytest.raises(LogError, match="device"), opened(path):
             pass
@@ -191,7 +191,7 @@ def test_a_device_that_never_ends_is_no_log() -> None:
         assert list(RecordedRequests(file)) == []
 
 
-def test_a_query_that_another_program_logged_is_not_for_people_to_see() -> None:
+def test_a_query_logged_by_another_program_is_not_shown() -> None:
     [request], _ = read(line(path="/a?token=hidden"))
     assert request.path_alone == "/a"
 
@@ -204,7 +204,7 @@ def test_paths_that_are_redacted_or_cut_are_known() -> None:
         assert request.hidden == hidden
 
 
-def test_progress_is_told_in_bytes_of_the_file() -> None:
+def test_progress_is_reported_in_bytes_of_the_file() -> None:
     told: list[int] = []
     log = line() * 50_000
     for _ in RecordedRequests(io.BytesIO(log), progress=told.append):

@@ -1,4 +1,4 @@
-"""How a process shares out the files that it may open."""
+"""How a process divides the files that it may open."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_all_that_can_be_open_at_once_is_within_the_limit(tmp_path: Path, limit:
 
 
 @pytest.mark.parametrize(("limit", "most", "few"), [(1024, 620, True), (20_000, 16_384, True), (65_536, 16_384, False)])
-def test_connections_are_lowered_only_where_there_is_no_room(tmp_path: Path, limit: int, most: int, few: bool) -> None:
+def test_the_limit_of_connections_is_lowered_only_if_needed(tmp_path: Path, limit: int, most: int, few: bool) -> None:
     config = config_of(tmp_path)
     files = Descriptors(config, limit=limit, held=HELD)
     assert (files.room(config).limits.connections, files.few) == (most, few)
@@ -53,7 +53,7 @@ def test_without_a_limit_nothing_is_lowered(tmp_path: Path) -> None:
     assert (files.room(config).limits, files.room(config).lent, files.few) == (config.limits, None, False)
 
 
-def test_a_lowered_limit_is_told_once_for_each_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lowered_limit_is_reported_once_per_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = config_of(tmp_path)
     files = Descriptors(config, limit=1024, held=HELD)
     files.room(config)

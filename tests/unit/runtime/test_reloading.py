@@ -1,4 +1,4 @@
-"""The configuration is taken once its file has stopped changing."""
+"""The configuration is loaded once its file has stopped changing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ reload: {watch: false}
 """
 
 
-async def test_a_file_that_changes_while_it_is_read_is_read_again_and_taken_once(tmp_path: Path) -> None:
+async def test_a_file_that_changes_while_it_is_read_is_read_again_and_loaded_once(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text(HALF, encoding="utf-8")
     taken: list[str] = []

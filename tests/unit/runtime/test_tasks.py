@@ -1,4 +1,4 @@
-"""What goes on beside the requests goes on after a failure, and the failure is counted."""
+"""Background work continues after a failure, and the failure is counted."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What workers share out, and how they and the control process talk."""
+"""What workers divide, and how they communicate with the control process."""
 
 import os
 import pickle
@@ -45,7 +45,7 @@ def test_a_worker_has_its_share_of_what_is_for_all(tmp_path: Path) -> None:
     assert share_of(config, 1) == config
 
 
-def test_a_configuration_that_was_sent_is_as_it_was(tmp_path: Path) -> None:
+def test_a_served_configuration_is_not_modified(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     sent: Config = pickle.loads(packed_of(config))  # noqa: S301 - our own
     assert without_restart(config, sent)[1] == ()
@@ -53,7 +53,7 @@ def test_a_configuration_that_was_sent_is_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1_000_000], ids=["a packet", "a file of memory"])
-def test_what_is_sent_is_received_whole(size: int) -> None:
+def test_everything_sent_is_received(size: int) -> None:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, its:
         its.setblocking(False)
@@ -66,7 +66,7 @@ def test_what_is_sent_is_received_whole(size: int) -> None:
             receive(its)
 
 
-def test_whoever_does_not_read_keeps_nobody_waiting() -> None:
+def test_a_client_that_does_not_read_delays_no_other() -> None:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, its:
         ours.setblocking(False)

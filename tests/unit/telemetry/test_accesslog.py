@@ -1,4 +1,4 @@
-"""The access log: one line a request, off the request's path, whatever comes."""
+"""The access log: one line per request, off the request's path, whatever happens."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def written(*lines: Access) -> bytes:
     return b"".join(batches)
 
 
-async def test_a_line_tells_who_asked_for_what_and_how_it_ended() -> None:
+async def test_a_line_says_who_requested_what_and_the_outcome() -> None:
     key = ApiKey(
         id="key_1", name="ci", prefix="hv_live_abcd", digest=b"secret", algorithm="sha256", tenant="acme",
         created_at=0, created_by="test",
@@ -64,7 +64,7 @@ async def test_a_line_tells_who_asked_for_what_and_how_it_ended() -> None:
     assert (told["bytes_in"], told["bytes_out"], told["client_address"]) == (3, 9, "192.0.2.1")
 
 
-async def test_what_is_unknown_is_null() -> None:
+async def test_unknown_values_are_null() -> None:
     told = json.loads(await written(access()))
     assert list(told) == NAMES
     assert [name for name in NAMES if told[name] is None] == [
@@ -108,7 +108,7 @@ async def test_long_values_are_cut() -> None:
     assert len(out) < 8000
 
 
-async def test_lines_past_the_bound_are_dropped_and_counted() -> None:
+async def test_lines_over_the_bound_are_dropped_and_counted() -> None:
     batches: list[bytes] = []
     log = AccessLog(batches.append, max_lines=10)
     for number in range(25):
@@ -159,7 +159,7 @@ async def test_one_thread_writes_all_batches() -> None:
     assert len({*writers, threading.get_ident()}) == 2
 
 
-async def test_a_stuck_reader_holds_up_neither_the_loop_nor_the_end() -> None:
+async def test_a_stuck_reader_delays_neither_the_loop_nor_shutdown() -> None:
     release, stuck, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
     log = AccessLog(blocking(release, stuck, loop))
     log.record(access())
@@ -276,7 +276,7 @@ async def test_a_full_pipe_that_does_not_block_gets_every_byte() -> None:
 def blocking(
     release: threading.Event, stuck: asyncio.Event, loop: asyncio.AbstractEventLoop
 ) -> Callable[[bytes], None]:
-    """A `write` that says when it is stuck, and stays so until released."""
+    """A `write` that reports when it is stuck, and stays stuck until released."""
 
     def write(_: bytes) -> None:
         loop.call_soon_threadsafe(stuck.set)

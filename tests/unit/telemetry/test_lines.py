@@ -34,7 +34,7 @@ def combined(**values: object) -> dict[str, str]:
     return found.groupdict()
 
 
-def test_a_combined_line_is_apaches() -> None:
+def test_a_combined_line_has_apaches_format() -> None:
     key = ApiKey(
         id="key_1", name="ci", prefix="hv_live_abcd", digest=b"secret", algorithm="sha256", created_at=0,
         created_by="test",
@@ -46,7 +46,7 @@ def test_a_combined_line_is_apaches() -> None:
     )
 
 
-def test_a_combined_line_of_what_is_unknown_has_dashes() -> None:
+def test_a_combined_line_has_dashes_for_unknown_values() -> None:
     assert CombinedLines(REDACTION)(access()).endswith(
         b'192.0.2.1 - - [01/Mar/2026:12:00:00 +0000] "GET /v1/streams HTTP/1.1" 200 - "-" "-"'
     )
@@ -63,14 +63,14 @@ def test_bytes_that_are_not_ascii_are_escaped_as_apache_does() -> None:
     assert combined(agent='\xe9\udcff\n"\\')["agent"] == r"\xc3\xa9\xff\x0a\"\\"
 
 
-def test_what_a_client_says_of_itself_is_cut() -> None:
+def test_a_user_agent_is_truncated() -> None:
     headers = ((b"Referer", b"r" * 30_000), (b"User-Agent", b"u" * 30_000))
     line = with_client(access(), RequestHead(method="GET", target="/", headers=headers, peer=""))
     assert len(line.referer) + len(line.agent) <= 2048
     assert len(CombinedLines(REDACTION)(line)) < 1400
 
 
-def test_a_referer_has_neither_user_nor_query_nor_fragment() -> None:
+def test_a_logged_referer_has_no_user_query_or_fragment() -> None:
     shown = [
         combined(referer=referer)["referer"]
         for referer in ("https://u:canary@h/p?canary#canary", "/p?canary", "https://h/@x", "canary@h", "https://u@v@h")
@@ -97,7 +97,7 @@ FORMATS = [JsonLines(REDACTION), JsonLines(REDACTION, with_query=True), Combined
         {"method": KEY},
     ],
 )
-def test_a_key_is_not_written_wherever_it_stands(line: LineFormat, values: dict[str, object]) -> None:
+def test_a_key_is_never_written_wherever_it_occurs(line: LineFormat, values: dict[str, object]) -> None:
     assert KEY[8:24].encode() not in line(access(**values))
     assert b"hv_live_aB3" not in line(access(**values))
 
@@ -219,7 +219,7 @@ def test_usual_parts_of_paths_are_written(part: str) -> None:
     assert REDACTION.path(f"/items/{part}/x", longest=2048) == f"/items/{part}/x"
 
 
-def test_what_stands_beside_an_encoded_key_is_still_told() -> None:
+def test_text_next_to_an_encoded_key_is_still_shown() -> None:
     assert REDACTION.path(f"/a%2Fb/{ENCODED['all of it']}/%C3%A9", longest=2048) == "/a%2Fb/[redacted]/%C3%A9"
     assert REDACTION.path(f"/a/{ENCODED['escapes of escapes']}/b", longest=2048) == "[redacted]"
 
@@ -235,7 +235,7 @@ def test_what_stands_beside_an_encoded_key_is_still_told() -> None:
         ("/a", None),
     ],
 )
-def test_of_a_query_names_are_shown_and_no_value(target: str, shown: str | None) -> None:
+def test_only_the_names_of_a_query_are_shown(target: str, shown: str | None) -> None:
     told = json.loads(JsonLines(REDACTION, with_query=True)(access(target=target)))
     assert told.get("query") == shown
     assert told["path"] == "/a"
@@ -246,7 +246,7 @@ def test_a_long_query_is_cut() -> None:
     assert len(JsonLines(REDACTION, with_query=True)(access(target="/a?" + "b=1&" * 20_000))) < 3000
 
 
-def test_other_prefixes_count_from_when_they_are_told() -> None:
+def test_new_prefixes_apply_once_configured() -> None:
     redaction = Redaction(("hv_live_",))
     line = JsonLines(redaction)
     new = access(target="/sk_" + "x" * 40)
@@ -255,7 +255,7 @@ def test_other_prefixes_count_from_when_they_are_told() -> None:
     assert json.loads(line(new))["path"] == "/sk_[redacted]"
 
 
-async def test_of_successes_a_share_is_written_and_every_refusal_and_failure() -> None:
+async def test_successes_are_sampled_and_every_refusal_and_failure_is_written() -> None:
     chosen = iter([True, False, False])
     log = AccessLog(lambda _: None, sample=lambda: next(chosen))
     assert [log.wants(access(status=status)) for status in (200, 304, 101)] == [True, False, False]
@@ -289,7 +289,7 @@ def test_a_line_holds_what_a_replay_needs(target: str) -> None:
     assert bare.keys().isdisjoint({*OF_A_KEY, "config", "sampled"})
 
 
-def test_a_line_that_may_be_left_out_tells_how_many_are_written() -> None:
+def test_a_sampled_line_contains_its_sample_rate() -> None:
     line = JsonLines(REDACTION, share=0.1)
     assert json.loads(line(access()))["sampled"] == 0.1
     assert "sampled" not in json.loads(line(access(status=401, reason="invalid_key")))

@@ -89,13 +89,13 @@ def test_the_newest_trace_of_each_bucket_is_an_exemplar_for_who_asks_for_open_me
     assert b"trace_id" not in metrics.exposition("text/plain")[0]
 
 
-def test_a_request_that_the_upstream_did_not_see_is_not_timed_as_its(metrics: Metrics) -> None:
+def test_a_request_that_never_reached_the_upstream_has_no_upstream_time(metrics: Metrics) -> None:
     metrics.finished(ROUTE, "GET", 401, seconds=0.1)
     assert value(metrics, "sidecar_upstream_seconds_count", route=ROUTE) is None
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_a_denial_is_an_auth_failure_where_it_is_a_401(metrics: Metrics, reason: Reason) -> None:
+def test_only_a_denial_with_401_is_an_auth_failure(metrics: Metrics, reason: Reason) -> None:
     metrics.denied(ROUTE, reason)
     assert value(metrics, "sidecar_denied_total", route=ROUTE, reason=reason.value) == 1
     failures = value(metrics, "sidecar_auth_failures_total", reason=reason.value)
@@ -103,7 +103,7 @@ def test_a_denial_is_an_auth_failure_where_it_is_a_401(metrics: Metrics, reason:
 
 
 @pytest.mark.parametrize("cause", list(UpstreamCause))
-def test_what_was_wrong_with_the_upstream_is_counted_from_zero(metrics: Metrics, cause: UpstreamCause) -> None:
+def test_upstream_errors_are_counted_from_zero(metrics: Metrics, cause: UpstreamCause) -> None:
     labels = {"reason": reason_of(cause).value, "cause": cause.value}
     assert value(metrics, "sidecar_upstream_failures_total", **labels) == 0
     metrics.upstream_failed(cause)
@@ -121,7 +121,7 @@ def test_auth_failures_begin_at_zero(metrics: Metrics) -> None:
     assert value(metrics, "sidecar_auth_failures_total", reason="revoked_key") == 0
 
 
-def test_connections_past_a_limit_are_counted_by_the_limit(metrics: Metrics) -> None:
+def test_connections_over_a_limit_are_counted_by_limit(metrics: Metrics) -> None:
     metrics.connection_refused("connections")
     assert value(metrics, "sidecar_connections_refused_total", limit="connections") == 1
     assert value(metrics, "sidecar_connections_refused_total", limit="connections_per_address") == 0
@@ -136,7 +136,7 @@ def test_quotas_are_counted_when_taken_and_when_refused(metrics: Metrics) -> Non
     assert value(metrics, "sidecar_quota_refused_total", quota="videos", route=ROUTE) == 1
 
 
-def test_foreseen_series_begin_at_zero_and_keep_what_they_count(metrics: Metrics) -> None:
+def test_declared_series_start_at_zero_and_keep_their_counts(metrics: Metrics) -> None:
     metrics.taken([state("general")])
     metrics.declare_series(routes=[ROUTE], quotas=["general", "videos"])
     assert value(metrics, "sidecar_request_seconds_count", route=ROUTE) == 0
@@ -158,7 +158,7 @@ def test_the_process_and_its_interpreter_are_measured(metrics: Metrics) -> None:
     assert {"python_gc_collections_total", "python_info"} <= names
 
 
-def test_gauges_and_what_others_count_are_read_when_somebody_looks(metrics: Metrics) -> None:
+def test_gauges_and_counts_of_other_workers_are_read_on_scrape(metrics: Metrics) -> None:
     cache, dropped = {"hit": 3, "miss": 1}, [2]
     metrics.watch(key_cache=lambda: cache)
     metrics.watch(access_log_dropped=lambda: dropped[0])
@@ -173,7 +173,7 @@ def test_gauges_and_what_others_count_are_read_when_somebody_looks(metrics: Metr
     assert value(metrics, "sidecar_store_seconds_bucket", operation="find", le="0.005") == 1
 
 
-def test_what_is_running_is_told(metrics: Metrics) -> None:
+def test_a_running_sidecar_is_reported(metrics: Metrics) -> None:
     told = {"version": version("sidecar"), "python": platform.python_version()}
     assert value(metrics, "sidecar_build_info", **told) == 1
 

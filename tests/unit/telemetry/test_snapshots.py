@@ -42,7 +42,7 @@ def test_counters_and_histograms_are_added_up() -> None:
     assert found["sidecar_request_seconds_sum[('route', 'GET /v1/**')]"] == pytest.approx(0.02)
 
 
-def test_gauges_are_added_up_shown_by_process_or_tell_of_the_worst() -> None:
+def test_gauges_are_summed_shown_per_process_or_show_the_worst() -> None:
     found = samples(merged({"1": worker(in_flight=2), "2": worker(in_flight=3, write_problem="disk full")}))
     assert found["sidecar_in_flight"] == 5
     assert found["sidecar_store_writable"] == 0
@@ -50,7 +50,7 @@ def test_gauges_are_added_up_shown_by_process_or_tell_of_the_worst() -> None:
     assert [value for name, value in found.items() if name.split("[")[0].endswith("_info")] == [1, 1]
 
 
-def test_of_those_that_have_ended_what_they_counted_is_kept_and_nothing_else() -> None:
+def test_only_the_counts_of_ended_processes_are_kept() -> None:
     ended = kept(kept((), worker(requests=2, in_flight=4)), worker(requests=3))
     found = samples(merged({"": ended, "1": worker(requests=1)}))
     assert found["sidecar_requests_total[('code', '200'), ('method', 'GET'), ('route', 'GET /v1/**')]"] == 6

@@ -1,4 +1,4 @@
-"""What is named as unusual, and how it is told."""
+"""What is unusual, and how it is reported."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ DEFAULTS = UsageSettings().unusual
 
 
 class Watch:
-    """AnomalyDetector with a clock that is set, and the lines that it wrote."""
+    """AnomalyDetector with a settable clock, and the lines that it wrote."""
 
     def __init__(self, limits: Unusual = DEFAULTS) -> None:
         self.clock = Clock(float(NOW))
@@ -37,7 +37,7 @@ class Watch:
         self.activity.refused(key_id, at, address, network=network, reason=reason, count=count)
 
     def told(self) -> list[tuple[str, str | None, str]]:
-        """What the log was told so far."""
+        """What was logged so far."""
         lines = [json.loads(line) for line in self.lines]
         return [(line["kind"], line["key_id"], line["detail"]) for line in lines]
 
@@ -79,7 +79,7 @@ def test_a_new_network_is_named_and_each_once() -> None:
 
 
 @pytest.mark.parametrize(("reason", "kind"), [(Reason.REVOKED_KEY, "revoked_key"), (Reason.RETIRED_KEY, "retired_key")])
-def test_a_revoked_or_retired_key_that_is_tried_is_named(reason: Reason, kind: str) -> None:
+def test_a_revoked_or_retired_key_in_use_is_reported(reason: Reason, kind: str) -> None:
     watch = Watch()
     watch.refused(reason)
     assert watch.told() == [(kind, "key_1", "still tried, from 203.0.113.0/24")]
@@ -108,7 +108,7 @@ def test_refusals_without_a_known_key_are_counted_by_network() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.BAD_REQUEST, Reason.STORE_UNAVAILABLE, Reason.METHOD_NOT_ALLOWED])
-def test_what_is_no_fault_of_a_credential_is_no_refusal_of_one(reason: Reason) -> None:
+def test_other_denials_do_not_count_as_credential_refusals(reason: Reason) -> None:
     watch = Watch()
     watch.refused(reason, 1000)
     assert watch.told() == []
@@ -124,7 +124,7 @@ def test_everything_can_be_turned_off_and_on_again() -> None:
     assert [kind for kind, *_ in watch.told()] == ["refusals"]
 
 
-def test_a_key_is_told_once_of_a_batch_that_is_not_in_the_order_of_time() -> None:
+def test_a_key_is_reported_once_in_a_batch_out_of_time_order() -> None:
     watch = Watch(replace(DEFAULTS, refusals=2, refusals_seconds=600))
     for address in ("203.0.113.9", "198.51.100.7", "192.0.2.1"):
         watch.refused(Reason.REVOKED_KEY, address=address)
@@ -137,7 +137,7 @@ def test_a_key_is_told_once_of_a_batch_that_is_not_in_the_order_of_time() -> Non
     ]
 
 
-def test_the_same_is_told_again_only_after_a_while() -> None:
+def test_the_same_event_is_reported_again_only_after_a_while() -> None:
     watch = Watch(replace(DEFAULTS, repeat_after_seconds=60))
     for seconds in (0, 59, 1, 59):
         watch.clock.now += seconds
@@ -173,7 +173,7 @@ def test_the_log_is_limited_and_says_what_it_left_out() -> None:
     assert json.loads(watch.lines[-1])["unlogged"] == 40
 
 
-def test_what_is_remembered_is_bounded_and_no_kind_pushes_out_another() -> None:
+def test_memory_is_bounded_and_no_kind_evicts_another() -> None:
     watch = Watch()
     watch.used(idle=31 * DAY)
     for number in range(20_000):
@@ -190,7 +190,7 @@ def test_fresh_events_are_handed_over_once() -> None:
     assert watch.activity.events.fresh() == []
 
 
-def test_after_a_restart_what_was_told_is_known_and_not_told_again() -> None:
+def test_events_reported_before_a_restart_are_not_reported_again() -> None:
     before, watch = Watch(), Watch()
     before.refused(Reason.REVOKED_KEY)
     watch.activity.events.restore(before.activity.events.fresh())

@@ -68,7 +68,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admin:
-    """Whoever holds `token`. Its requests go below /api/v1 unless the path begins with a slash."""
+    """A holder of `token`. Its requests go below /api/v1 unless the path begins with a slash."""
 
     address: tuple[str, int]
     token: str | None = OPS
@@ -108,7 +108,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 class Person:
-    """Who has signed in at the page of `admin` with its token, without a browser."""
+    """A person who signed in at the page of `admin` with its token, without a browser."""
 
     def __init__(self, admin: Admin) -> None:
         sent = {"Accept": "text/html", "Origin": f"http://{admin.address[0]}:{admin.address[1]}", "Content-Type": FORM}

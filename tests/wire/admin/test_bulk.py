@@ -1,4 +1,4 @@
-"""Many keys are disabled or revoked together: what would happen is listed first, and all change or none."""
+"""Many keys are disabled or revoked together: the changes are listed first, and all are made or none."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,8 +1,8 @@
-"""Whatever a page shows can be had from the API.
+"""Everything on a page is also available from the API.
 
-SOURCES says for each field of the view models, which are all that templates can show, where in the API it comes from:
-operations and the members of their responses. A new field without a line fails a test, as does a line whose operation
-or member is not in the OpenAPI document. The pages are then compared with what the API says.
+SOURCES names the API source of each field of the view models, which are all that templates can show: operations and the
+members of their responses. A new field without a line fails a test, as does a line whose operation or member is not in
+the OpenAPI document. The pages are then compared with the API.
 """
 
 import re
@@ -264,7 +264,7 @@ LABELS: Final = {
     "Caches": "showPolicy/routes/forwarding/shared_cache", "Scripts of": "showPolicy/routes/forwarding/origins",
     "Other credentials": "showPolicy/routes/route/pass_through", "Defined in": "showPolicy/routes/route/where",
 }  # fmt: skip
-"""Sources of what stands beside a label: facts of a key, tiles and states of the overview."""
+"""Sources of labelled values: facts of a key, tiles and states of the overview."""
 _LABEL: Final = re.compile(r'<dt>(.*?)</dt>|<div class="name">(.*?)</div>|<li class="(?:good|bad)"><b>(.*?)</b>')
 VIEWS: Final = (view_models, policy_views, explain)
 _NO_SOURCE = (TYPED, WORDS, CONSTANT, PARTS)
@@ -301,7 +301,7 @@ def is_described(document: dict[str, Any], source: str) -> bool:
 
 
 def plain(document: dict[str, Any], schemas: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What the schemas are without references, choices and lists around it."""
+    """The schemas without references, choices and lists around them."""
     for schema in schemas:
         inner = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else [])]
         if "$ref" in schema:
@@ -310,7 +310,7 @@ def plain(document: dict[str, Any], schemas: list[dict[str, Any]]) -> Iterator[d
         yield from plain(document, inner)
 
 
-# The pages, beside what the API says.
+# The pages, compared with the API.
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ def html_of(ops: Admin, path: str) -> str:
 
 
 def page_of(ops: Admin, path: str) -> str:
-    """The words of a page, with one space between."""
+    """The words of a page, separated by single spaces."""
     return words_of(html_of(ops, path))
 
 
@@ -352,7 +352,7 @@ def missing(page: str, *facts: object) -> list[object]:
     return [fact for fact in facts if str(fact) not in page]
 
 
-def test_the_overview_shows_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_the_overview_matches_the_api(lively: tuple[Admin, str]) -> None:
     ops, _ = lively
     page, state, who = page_of(ops, "/"), ops.call("GET", "overview").json, ops.call("GET", "whoami").json
     total = sum(state["requests_by_class"].values())
@@ -375,7 +375,7 @@ def in_words(refusal: dict[str, Any]) -> str:
     return f"{asked} {refusal['route']} {refusal['reason']} {refusal['status']} {key} {refusal['address']}"
 
 
-def test_the_page_of_a_key_shows_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_the_page_of_a_key_matches_the_api(lively: tuple[Admin, str]) -> None:
     ops, key_id = lively
     page, key = page_of(ops, f"/keys/{key_id}"), ops.call("GET", f"keys/{key_id}").json
     told = [key[name] for name in ("id", "name", "prefix", "tenant", "environment", "plan", "created_by")]
@@ -393,7 +393,7 @@ def test_the_page_of_a_key_shows_what_the_api_says(lively: tuple[Admin, str]) ->
     assert missing(page, f"Name: {changed['before']['name']} → {changed['after']['name']}", changed["source"]) == []
 
 
-def test_the_pages_of_the_policy_show_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_the_pages_of_the_policy_match_the_api(lively: tuple[Admin, str]) -> None:
     ops, _ = lively
     page, policy = page_of(ops, "/policy"), ops.call("GET", "policy").json
     state = ops.call("GET", "configuration").json
@@ -416,7 +416,7 @@ def exact(time: str) -> str:
     return f"{time[:10]} {time[11:19]} UTC"
 
 
-def test_lists_of_keys_and_changes_show_what_the_api_says(lively: tuple[Admin, str]) -> None:
+def test_lists_of_keys_and_changes_match_the_api(lively: tuple[Admin, str]) -> None:
     ops, _ = lively
     page, keys = page_of(ops, "/keys"), ops.call("GET", "keys").json
     assert missing(page, f"{keys['total']} key") == []
@@ -437,11 +437,11 @@ def test_each_labelled_fact_has_a_source_in_the_api(lively: tuple[Admin, str]) -
 
 
 def lasting(text: str) -> str:
-    """Without what differs from one explanation to the next: the id of the request, and when a quota is whole again."""
+    """Without what differs between explanations: the id of the request, and when a quota is restored."""
     return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", re.sub("[0-9a-f]{32}", "ID", " ".join(text.split())))
 
 
-def test_the_explanation_shows_what_the_api_says(start_sidecar: StartSidecar) -> None:
+def test_the_explanation_matches_the_api(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(scopes=["streams:read"])

@@ -1,4 +1,4 @@
-"""What nobody who means well would send: it is refused in plain words, costs little, and leaves nothing behind."""
+"""Hostile requests are refused in plain words, cost little, and leave nothing behind."""
 
 import select
 import time
@@ -17,7 +17,7 @@ OWN_ORIGIN = ("Origin", "http://localhost")
 
 
 def status(admin: Admin, method: str, target: str, *headers: tuple[str, str], body: bytes = b"") -> int:
-    """Of a request to `localhost`."""
+    """The status of a request to `localhost`."""
     return exchange(admin.address, request_bytes(method, target, headers, body, host="localhost")).status
 
 
@@ -38,7 +38,7 @@ def status(admin: Admin, method: str, target: str, *headers: tuple[str, str], bo
         "\u00e2\u0084\u00aaeys.internal",
     ],
 )
-def test_a_host_that_is_ours_only_for_a_lenient_reader_is_refused(ops: Admin, host: str) -> None:
+def test_a_host_that_only_a_lenient_parser_accepts_as_ours_is_refused(ops: Admin, host: str) -> None:
     raw = request_bytes("GET", "/api/v1/whoami", [CREDENTIAL], host=host)
     assert exchange(ops.address, raw).status == 421
 
@@ -57,7 +57,7 @@ def test_an_origin_that_cannot_be_read_is_another_site(ops: Admin, sidecar: Side
 
 
 @pytest.mark.parametrize(("method", "told"), [("POST", True), ("GET", False)])
-def test_whoever_submits_a_form_after_the_session_has_ended_is_told_that_nothing_was_changed(
+def test_submitting_a_form_after_the_session_ended_says_that_nothing_changed(
     ops: Admin, method: str, told: bool
 ) -> None:
     sent = [FORM, OWN_ORIGIN, ("Accept", "text/html"), ("Cookie", "sidecar_session=ended")]
@@ -73,18 +73,18 @@ def test_a_second_origin_counts_as_much_as_the_first(ops: Admin) -> None:
     assert status(ops, "POST", "/api/v1/keys", *sent, ("Origin", "http://evil"), body=b'{"name": "x"}') == 403
 
 
-def test_what_is_expected_of_us_is_not_said_again(ops: Admin) -> None:
+def test_defaults_are_not_repeated(ops: Admin) -> None:
     response = exchange(ops.address, request_bytes("GET", "/api/v1/keys", [("Expect", "canary")], host="localhost"))
     assert (response.status, response.body, response.header("Cache-Control")) == (417, b"", "no-store")
 
 
 @pytest.mark.parametrize("target", ["/static%2fpage.css", "/%73ign-in", "/sign-in%2f", "//sign-in", "/static/..%2fa"])
-def test_a_way_in_written_in_another_way_is_none(ops: Admin, target: str) -> None:
+def test_other_spellings_of_the_login_path_open_nothing(ops: Admin, target: str) -> None:
     assert status(ops, "GET", target) == 401
 
 
 @pytest.mark.parametrize("kind", ["charset=foo", "charset=zlib", "charset=idna", "charset=utf-16"])
-def test_a_form_is_read_as_utf_8_whatever_it_says_of_itself(ops: Admin, sidecar: Sidecar, kind: str) -> None:
+def test_a_form_is_read_as_utf_8_whatever_charset_it_declares(ops: Admin, sidecar: Sidecar, kind: str) -> None:
     sent = [("Content-Type", f"{FORM[1]}; {kind}"), OWN_ORIGIN]
     assert status(ops, "POST", "/sign-in", *sent, body=b"token=" + OPS.encode()) == 303
     assert status(ops, "POST", "/sign-in", *sent, body=b"token=\xff") == 400
@@ -118,7 +118,7 @@ def test_a_million_bytes_of_mistakes_cost_little_and_are_not_answered_with_more(
         seconds.append(time.perf_counter() - started)
         assert response.status == 400
         assert len(response.body) < 50_000
-    # The loop that clients are answered in is held up for as long; a busy machine adds to it, but not every time.
+    # The serving loop is blocked for this long; a busy machine adds to it, but not every time.
     assert min(seconds) < 1
 
 
@@ -131,7 +131,7 @@ def test_the_name_of_a_form_that_was_sent_is_kept_only_where_it_is_one_of_ours(o
 
 
 @pytest.mark.parametrize("tags", ["W/{}", "garbage", '""', ", ", '*, "x"', "'x'", '"x"', '"x", W/{}'])
-def test_what_does_not_name_the_key_as_it_is_changes_nothing(ops: Admin, acme: Admin, tags: str) -> None:
+def test_an_entity_tag_that_does_not_match_changes_nothing(ops: Admin, acme: Admin, tags: str) -> None:
     key_id, _ = acme.issue(plan="free")
     response = ops.call("GET", f"keys/{key_id}")
     sent = tags.replace("{}", response.headers["ETag"])
@@ -143,7 +143,7 @@ def test_what_does_not_name_the_key_as_it_is_changes_nothing(ops: Admin, acme: A
 
 
 @pytest.mark.parametrize("name", ["a\u202eb", "a\u200bb", "a\u0000b", "a\r\nSet-Cookie: x=y", "\u00a0", "a\u2028b"])
-def test_a_name_that_would_not_be_read_as_it_stands_is_refused(ops: Admin, name: str) -> None:
+def test_a_name_that_would_be_parsed_differently_is_refused(ops: Admin, name: str) -> None:
     assert ops.call("POST", "keys", {"name": name}).pointers == ["/name"]
 
 
@@ -151,7 +151,7 @@ def test_a_name_that_would_not_be_read_as_it_stands_is_refused(ops: Admin, name:
     "body",
     [b'{"name": NaN}', b'{"name": "\\ud800"}', b'{"name": "\xff"}', b'{"name":' + b"[" * 500_000, b'{"name": "x"} {}'],
 )
-def test_what_is_nearly_json_is_refused(ops: Admin, body: bytes) -> None:
+def test_almost_json_is_refused(ops: Admin, body: bytes) -> None:
     assert ops.call("POST", "keys", body).status == 400
 
 
@@ -164,7 +164,7 @@ def test_an_idempotency_key_is_one_tokens_alone(ops: Admin, acme: Admin) -> None
     assert (again["repeated"], again["key"]["id"]) == (True, second.json["key"]["id"])
 
 
-def test_whoever_does_not_go_on_sending_is_not_waited_for(ops: Admin, sidecar: Sidecar) -> None:
+def test_a_client_that_stops_sending_is_not_waited_for(ops: Admin, sidecar: Sidecar) -> None:
     long, host = ("Content-Length", "1000"), "localhost"
     json_type = ("Content-Type", "application/json")
     slow = {
@@ -173,7 +173,7 @@ def test_whoever_does_not_go_on_sending_is_not_waited_for(ops: Admin, sidecar: S
         "form": request_bytes("POST", "/sign-in", [FORM, OWN_ORIGIN, long], host=host) + b"token=",
         "json": request_bytes("POST", "/api/v1/keys", [CREDENTIAL, json_type, long], host=host) + b'{"name',
     }
-    # Many, for some are sent before the listener has even looked at the connection.
+    # Many, because some are sent before the listener handles the connection.
     connections = [(kind, Connection(ops.address)) for kind in slow for _ in range(20)]
     for kind, connection in connections:
         connection.send(slow[kind])
@@ -191,7 +191,7 @@ def test_one_address_holds_only_so_many_connections(ops: Admin) -> None:
         other = stack.enter_context(Connection(ops.address, source="127.0.0.9"))
         sent = request_bytes("GET", "/api/v1/whoami", [CREDENTIAL], host="localhost")
         assert other.exchange(sent).status == 200
-        # Which ones end depends on the order in which the kernel hands them over.
+        # Which ones end depends on the order in which the kernel delivers them.
         until(lambda: len(select.select(held, [], [], 0)[0]) >= 12)
         assert len(select.select(held, [], [], 0)[0]) == 12
 

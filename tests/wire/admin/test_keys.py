@@ -6,7 +6,7 @@ from tests.harness.running import Sidecar
 from tests.wire.admin.calls import Admin
 
 
-def test_an_issued_key_works_at_once_and_a_revoked_one_at_once_no_more(ops: Admin, sidecar: Sidecar) -> None:
+def test_an_issued_key_works_immediately_and_a_revoked_one_stops_immediately(ops: Admin, sidecar: Sidecar) -> None:
     key_id, secret = ops.issue(scopes=["streams:read"])
     assert sidecar.ask("GET", "/streams/1", key=secret).status == 200
     assert ops.call("POST", f"keys/{key_id}/disable").json["status"] == "disabled"
@@ -19,7 +19,7 @@ def test_an_issued_key_works_at_once_and_a_revoked_one_at_once_no_more(ops: Admi
     assert (response.status, response.json["code"]) == (409, "conflict")
 
 
-def test_the_plaintext_is_returned_once_and_stands_nowhere_else(ops: Admin) -> None:
+def test_the_plaintext_is_returned_once_and_stored_nowhere(ops: Admin) -> None:
     key_id, secret = ops.issue()
     for path in (f"keys/{key_id}", "keys", "audit"):
         assert secret.encode() not in ops.call("GET", path).body
@@ -62,7 +62,7 @@ def test_every_invalid_field_is_reported_at_once_with_a_pointer_to_it(ops: Admin
     assert "did you mean 'streams:read'" in response.body.decode()
 
 
-def test_an_invalid_field_is_reported_in_words(ops: Admin) -> None:
+def test_an_invalid_field_is_explained(ops: Admin) -> None:
     response = ops.call("POST", "keys", {"name": "", "scopes": "streams:read", "quotas": {"general": 0}})
     assert {error["pointer"]: error["detail"] for error in response.json["errors"]} == {
         "/name": "must not be empty",
@@ -83,7 +83,7 @@ def test_an_invalid_field_is_reported_in_words(ops: Admin) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"name": "\xff"}', b"[" * 100_000])
-def test_a_body_that_is_no_json_object_is_refused(ops: Admin, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(ops: Admin, body: bytes) -> None:
     assert ops.call("POST", "keys", body).status == 400
 
 
@@ -93,7 +93,7 @@ def test_a_bad_query_is_refused_with_the_name_of_the_parameter(ops: Admin, query
     assert (response.status, response.pointers) == (400, [f"?{query.partition('=')[0]}"])
 
 
-def test_a_body_past_one_mebibyte_is_refused(ops: Admin) -> None:
+def test_a_body_over_one_mebibyte_is_refused(ops: Admin) -> None:
     response = ops.call("POST", "keys", {"name": "x" * 1024 * 1024})
     assert (response.status, response.json["code"]) == (413, "body_too_large")
 
@@ -120,7 +120,7 @@ def test_a_rotation_sent_twice_makes_one_successor(ops: Admin) -> None:
     assert (again.json["key"]["id"], again.json["secret"]) == (first.json["key"]["id"], None)
 
 
-def test_a_change_of_what_somebody_else_has_changed_is_refused(ops: Admin) -> None:
+def test_a_change_of_a_concurrently_changed_field_is_refused(ops: Admin) -> None:
     key_id, _ = ops.issue()
     tag = ops.call("GET", f"keys/{key_id}").headers["ETag"]
     mine = ops.call("PATCH", f"keys/{key_id}", {"name": "mine"}, If_Match=tag)
@@ -146,12 +146,12 @@ def test_pages_follow_each_other_without_a_gap(ops: Admin) -> None:
 
 @pytest.mark.parametrize("order", ["created", "used", "ends", "name"])
 @pytest.mark.parametrize("end", ["", "@", "@x", "@-1", "@" + "9" * 18, "@" + "9" * 19, "@" + "9" * 50])
-def test_a_cursor_that_was_tampered_with_is_no_fault(ops: Admin, order: str, end: str) -> None:
+def test_a_manipulated_cursor_is_not_a_server_error(ops: Admin, order: str, end: str) -> None:
     key_id, _ = ops.issue(tenant="cursors")
     assert ops.call("GET", f"keys?sort={order}&after={key_id}{end}").status == 200
 
 
-def test_a_word_that_a_field_cannot_have_is_told_with_those_that_it_can(ops: Admin) -> None:
+def test_an_invalid_choice_is_reported_with_the_valid_ones(ops: Admin) -> None:
     told = ops.call("GET", "keys?sort=x&status=nope").json["errors"]
     assert {error["pointer"]: error["detail"] for error in told} == {
         "?sort": "must be one of created, name, tenant, used, unused, ends",
@@ -174,7 +174,7 @@ def test_a_key_that_is_not_there_is_not_found(ops: Admin, name: str) -> None:
         assert ops.call(method, f"keys/{name}{path}", body).status == 404
 
 
-def test_who_may_only_read_changes_nothing(ops: Admin, auditor: Admin) -> None:
+def test_a_read_only_user_changes_nothing(ops: Admin, auditor: Admin) -> None:
     key_id, _ = ops.issue()
     assert auditor.call("GET", f"keys/{key_id}").status == 200
     assert auditor.call("POST", "keys", {"name": "x"}).status == 403

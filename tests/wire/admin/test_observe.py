@@ -1,4 +1,4 @@
-"""What the admin listener tells of `mode: observe`."""
+"""How the admin listener shows `mode: observe`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.wire.admin.calls import ACME, CONFIG, Admin, Person, admin_address
 OBSERVE = CONFIG.replace("keys:\n", "mode: observe\nkeys:\n  observe: [key_secretive]\n")
 
 
-def test_what_is_observed_is_told_on_every_page_and_in_the_api(start_sidecar: StartSidecar) -> None:
+def test_observe_mode_is_shown_on_every_page_and_in_the_api(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(OBSERVE)
     ops = Admin(address=admin_address(sidecar))
     key_id, secret = ops.issue(scopes=["streams:read"])
@@ -71,13 +71,13 @@ def text_of(admin: Admin, path: str) -> str:
     return admin.call("GET", path, Accept="text/html").body.decode()
 
 
-def test_an_administrator_of_a_tenant_learns_no_other_key(start_sidecar: StartSidecar) -> None:
+def test_a_tenants_administrator_learns_about_no_other_key(start_sidecar: StartSidecar) -> None:
     acme = Admin(address=admin_address(start_sidecar(OBSERVE)), token=ACME)
     assert acme.call("GET", "overview").json["health"]["observing"] == ["everything"]
     assert "key_secretive" not in Person(acme).get("/").body.decode()
 
 
-def test_there_is_no_banner_where_everything_is_enforced(start_sidecar: StartSidecar) -> None:
+def test_there_is_no_banner_if_everything_is_enforced(start_sidecar: StartSidecar) -> None:
     ops = Admin(address=admin_address(start_sidecar(CONFIG)))
     assert ops.call("GET", "overview").json["health"]["observing"] == []
     person = Person(ops)

@@ -14,7 +14,7 @@ from tests.wire.admin.calls import CONFIG, OPS, Admin, admin_address
 
 SEED = "20260101"
 ROOT = Path(__file__).parents[3]
-# Whether valid data is taken depends on the store, too: a key is revoked, an entity tag is old, a name was used before.
+# Whether valid data is accepted also depends on the store: a revoked key, an old entity tag, a used name.
 SETTINGS = """
 hooks = "tests.wire.admin.valid_values"
 [checks.positive_data_acceptance]
@@ -48,7 +48,7 @@ def test_schemathesis_finds_no_5xx_nothing_undocumented_and_nothing_open(
     environ = {**clean_environ(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=290, check=False)
     problems = [line for line in done.stdout.splitlines() if line.startswith("- ST")]
-    # Probes with a wrong token that name no client of their own come from one address, which is slowed after many.
+    # Probes with a wrong token and no client of their own share one address, which is slowed after many.
     slowed = done.stdout.count("Expected 401 or 403, got `429 Too Many Requests`")
     assert done.returncode == 0 or len(problems) == slowed > 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert "Tested: 27" in done.stdout

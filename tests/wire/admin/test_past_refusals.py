@@ -1,4 +1,4 @@
-"""A refusal by the id of its request, in the API and on its page: as it was decided, and as it would be today."""
+"""A refusal by its request id, in the API and on its page: the past decision, and today's."""
 
 from html import unescape
 from pathlib import Path
@@ -21,7 +21,7 @@ def page_of(admin: Admin, request_id: str) -> Response:
     return admin.call("GET", f"/refusals/{quote(request_id, safe='')}", Accept="text/html")
 
 
-def test_a_refusal_is_told_as_it_was_and_as_it_would_be(ops: Admin, sidecar: Sidecar) -> None:
+def test_a_refusal_is_shown_as_it_was_and_as_it_would_be_now(ops: Admin, sidecar: Sidecar) -> None:
     key_id, secret = ops.issue(scopes=["streams:read"], tenant="globex", plan="pro")
     ask(sidecar, "/billing/7?token=unseen-1", "told", secret)
     [listed] = ops.call("GET", f"refusals?key={key_id}").json["refusals"]
@@ -88,7 +88,7 @@ def test_any_id_that_a_client_may_choose_has_a_page(ops: Admin, sidecar: Sidecar
     assert one["refusal"]["request_id"] == request_id
 
 
-def test_an_administrator_of_a_tenant_learns_of_its_own_keys_only(ops: Admin, sidecar: Sidecar) -> None:
+def test_a_tenants_administrator_learns_only_about_its_own_keys(ops: Admin, sidecar: Sidecar) -> None:
     acme = Admin(address=ops.address, token=ACME)
     for tenant in ("acme", "globex"):
         _, secret = ops.issue(scopes=["streams:read"], tenant=tenant)

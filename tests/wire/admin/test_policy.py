@@ -1,4 +1,4 @@
-"""The policy in the API and on its pages: what routes demand, what came of requests, who reaches what."""
+"""The policy in the API and on its pages: requirements of routes, outcomes of requests, who reaches what."""
 
 import re
 import sqlite3
@@ -42,10 +42,10 @@ def reach_of(admin: Admin, route: str, **query: str) -> dict[str, Any]:
     return found
 
 
-# What came of requests.
+# Outcomes of requests.
 
 
-def test_requests_are_told_by_route_and_outcome(start_sidecar: StartSidecar) -> None:
+def test_requests_are_listed_by_route_and_outcome(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     _, secret = ops.issue(scopes=["streams:read"])
@@ -67,7 +67,7 @@ def test_requests_are_told_by_route_and_outcome(start_sidecar: StartSidecar) -> 
     assert "<code>insufficient_scope</code>" in shown(ops, page_of(BILLING))
 
 
-def test_a_fault_is_no_refusal(start_sidecar: StartSidecar) -> None:
+def test_a_fault_is_not_a_refusal(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG, upstream_url="http://127.0.0.1:1")
     ops = Admin(address=admin_address(sidecar))
     _, secret = ops.issue(scopes=["streams:read"])
@@ -104,7 +104,7 @@ def test_routes_are_found_by_text_scope_and_use(ops: Admin, sidecar: Sidecar) ->
 # Who reaches a route, and what a key reaches.
 
 
-def test_the_keys_that_reach_a_route_are_told_by_tenant_and_scope(start_sidecar: StartSidecar) -> None:
+def test_the_keys_that_reach_a_route_are_grouped_by_tenant_and_scope(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops, acme = tenants_of(sidecar)
     revoke_all(ops)
@@ -129,7 +129,7 @@ def test_the_keys_that_reach_a_route_are_told_by_tenant_and_scope(start_sidecar:
 
 
 def revoke_all(ops: Admin) -> None:
-    """Also the key that makes the store."""
+    """Including the key that was issued to make the store."""
     for key in ops.call("GET", "keys").json["keys"]:
         ops.call("POST", f"keys/{key['id']}/revoke")
 
@@ -140,7 +140,7 @@ def tenants_of(sidecar: Sidecar) -> tuple[Admin, Admin]:
 
 
 def assert_mine_only(acme: Admin, own: str) -> None:
-    """Neither keys of other tenants, nor their number, nor files, nor what other clients do."""
+    """Contains neither keys of other tenants, nor their number, nor files, nor other clients' requests."""
     found = reach_of(acme, STREAMS)
     assert [key["id"] for key in found["keys"]] == [own]
     assert (found["count"], found["looked_at"], len(found["tenants"])) == (1, 2, 1)
@@ -168,7 +168,7 @@ def test_a_key_of_another_tenant_reaches_nothing_for_its_administrator(ops: Admi
     assert acme.call("GET", f"keys/{key_id}/reach").status == 404
 
 
-def test_so_many_keys_are_looked_at_in_steps(start_sidecar: StartSidecar) -> None:
+def test_many_keys_are_checked_in_steps(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     revoke_all(ops)
@@ -187,7 +187,7 @@ def fill(sidecar: Sidecar, number: int) -> None:
         store.executemany(INSERT_KEY, rows)
 
 
-# Names that are no names.
+# Invalid names.
 
 
 @pytest.mark.parametrize("name", ["GET /nowhere", "x", "%", "..", "GET /streams/**/", "\x00", "<script>", "a" * 5000])
@@ -252,7 +252,7 @@ def test_a_form_without_proof_is_refused(ops: Admin) -> None:
         assert Person(ops).post(path, method="GET", target="/x", proof="").status == 403
 
 
-# A route that is only observed.
+# An observed route.
 
 
 def test_a_route_that_is_only_observed_is_marked(start_sidecar: StartSidecar) -> None:
@@ -269,7 +269,7 @@ def test_a_route_that_is_only_observed_is_marked(start_sidecar: StartSidecar) ->
     assert "Observed: would be refused: missing_credential" in shown(ops, "/refusals/told")
 
 
-# A configuration that was refused.
+# A refused configuration.
 
 
 def write(file: Path, text: str) -> None:
@@ -279,7 +279,7 @@ def write(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_refused_configuration_is_shown_with_its_errors_until_it_is_mended(
+def test_a_refused_configuration_is_shown_with_its_errors_until_it_is_fixed(
     start_sidecar: StartSidecar, tmp_path: Path, workers: int
 ) -> None:
     file, good = tmp_path / "sidecar.yaml", f"{CONFIG}reload: {{interval: 50ms}}\nworkers: {workers}\n"

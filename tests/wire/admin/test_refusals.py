@@ -1,4 +1,4 @@
-"""Why a key is refused: the newest refusals, counts by reason, and quotas that are used up, in the API and on pages."""
+"""Why a key is refused: the newest refusals, counts by reason, and exhausted quotas, in the API and on pages."""
 
 from html import unescape
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_no_more_than_200_refusals_are_kept(ops: Admin, sidecar: Sidecar) -> Non
 
 
 def test_a_key_at_the_limit_of_its_plan_or_of_its_own_has_nearly_used_it_up(ops: Admin, sidecar: Sidecar) -> None:
-    """The quota's own limit is 1,000, so that neither has used much of that."""
+    """The quota's own limit is 1,000, of which neither has used much."""
     planned, of_plan = ops.issue(scopes=["streams:read"], plan="free")
     own, of_own = ops.issue(scopes=["streams:read"], quotas={"general": 3})
     _, plenty = ops.issue(scopes=["streams:read"])
@@ -88,7 +88,7 @@ def test_a_key_at_the_limit_of_its_plan_or_of_its_own_has_nearly_used_it_up(ops:
     assert [(one["name"], one["limit"], one["remaining"]) for one in left] == [("general", 10, 2)]
 
 
-def test_usage_tells_the_reasons_and_the_overview_the_state(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_usage_shows_the_reasons_and_the_overview_the_state(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     sidecar = start_sidecar(CONFIG, store=tmp_path / "keys.db")
     ops = Admin(address=admin_address(sidecar))
     key_id, secret = ops.issue(scopes=["streams:read"])
@@ -123,7 +123,7 @@ def test_a_flood_of_refusals_does_not_hide_that_the_upstream_fails(start_sidecar
     assert [seen[name] for name in ("method", "path", "address", "key_id", "prefix")] == ["", "", "", None, None]
 
 
-def test_what_is_no_request_is_counted_and_listed_with_its_reason(start_sidecar: StartSidecar) -> None:
+def test_malformed_requests_are_counted_and_listed_with_their_reason(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     assert sidecar.ask("GET", "/streams/1", (("Bad Name", "1"),)).status == 400
@@ -227,7 +227,7 @@ def spellings(secret: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("spelling", sorted(spellings("hv_live_0")))
 def test_no_spelling_of_a_key_in_a_target_is_shown(ops: Admin, sidecar: Sidecar, spelling: str) -> None:
-    """At once, too: what is shown is made readable when somebody looks."""
+    """Even immediately: refusals are redacted when they are read."""
     _, secret = ops.issue()
     target = spellings(secret)[spelling]
     sidecar.ask("GET", target)

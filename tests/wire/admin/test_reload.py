@@ -1,4 +1,4 @@
-"""Whom the admin listener lets in counts from a reload on."""
+"""A reload changes who may use the admin listener."""
 
 import signal
 from pathlib import Path
@@ -7,7 +7,7 @@ from tests.harness.running import StartSidecar
 from tests.wire.admin.calls import ACME, CONFIG, OPS, Admin, admin_address, entry
 
 
-def test_a_token_that_is_taken_out_of_the_file_opens_nothing_after_a_reload(
+def test_a_token_removed_from_the_file_stops_working_after_a_reload(
     start_sidecar: StartSidecar, tmp_path: Path
 ) -> None:
     file = tmp_path / "sidecar.yaml"

@@ -14,7 +14,7 @@ READS = {("GET /streams/**", ""): 70, ("GET /streams/**", "quota_exceeded"): 30,
 
 @pytest.fixture(scope="module")
 def wide(start_shared_sidecar: StartSidecar) -> tuple[Sidecar, Admin, str]:
-    """A sidecar, and a key that holds two scopes for long and was used with one."""
+    """A sidecar, and an old key that has two scopes and used one."""
     sidecar = start_shared_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(name="BI export", tenant="acme", scopes=["streams:write", "billing"])
@@ -27,7 +27,7 @@ def words_of(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
-def test_the_api_tells_the_smallest_set_of_scopes_and_how_to_narrow_the_key(wide: tuple[Sidecar, Admin, str]) -> None:
+def test_the_api_gives_the_smallest_set_of_scopes_and_how_to_narrow_the_key(wide: tuple[Sidecar, Admin, str]) -> None:
     _, ops, key_id = wide
     told = ops.call("GET", f"keys/{key_id}/scope-use").json
     assert (told["suggestion"], told["why"], told["requests"]) == ("narrow", None, 100)
@@ -53,7 +53,7 @@ def checked(person: Person, link: str) -> list[str]:
     return [unescape(re.findall(r'value="([^"]*)"', box)[0]) for box in boxes if "checked" in box]
 
 
-def test_a_link_fills_in_nothing_that_the_key_does_not_hold(wide: tuple[Sidecar, Admin, str]) -> None:
+def test_a_link_prefills_only_scopes_that_the_key_has(wide: tuple[Sidecar, Admin, str]) -> None:
     sidecar, ops, _ = wide
     key_id = sidecar.keys.issue(scopes=("streams:read",)).id
     person = Person(ops)
@@ -77,7 +77,7 @@ def test_a_key_without_scopes_has_nothing_to_narrow(wide: tuple[Sidecar, Admin, 
     assert "Use of scopes" not in Person(ops).get(f"/keys/{key_id}").body.decode()
 
 
-def test_who_may_not_change_keys_is_shown_what_was_used_and_no_link(wide: tuple[Sidecar, Admin, str]) -> None:
+def test_a_read_only_user_sees_the_use_and_no_link(wide: tuple[Sidecar, Admin, str]) -> None:
     sidecar, _, key_id = wide
     auditor = Admin(address=admin_address(sidecar), token=AUDITOR)
     html = Person(auditor).get(f"/keys/{key_id}").body.decode()

@@ -1,4 +1,4 @@
-"""Who administers one tenant sees and changes that tenant's keys and no other's, and gives nothing beyond."""
+"""An administrator of one tenant sees and changes only that tenant's keys, and grants nothing beyond its rights."""
 
 import pytest
 
@@ -40,7 +40,9 @@ def test_keys_of_others_are_answered_like_unknown_ones(acme: Admin, foreign: tup
 VERBS = ("disable", "enable", "revoke", "rotate")
 
 
-def test_lists_searches_and_the_audit_hold_nothing_of_others(acme: Admin, foreign: tuple[str, str, str]) -> None:
+def test_lists_searches_and_the_audit_contain_nothing_of_other_tenants(
+    acme: Admin, foreign: tuple[str, str, str]
+) -> None:
     paths = ["keys?limit=500", "keys?search=foreign", "keys?tenant=globex", "keys?tenant=*", "audit?limit=500"]
     paths += [f"audit?key={key_id}" for key_id in foreign] + ["audit?tenant=globex", "overview"]
     paths += [f"keys?search={key_id[:10]}" for key_id in foreign]
@@ -51,7 +53,7 @@ def test_lists_searches_and_the_audit_hold_nothing_of_others(acme: Admin, foreig
             assert key_id.encode() not in response.body, path
 
 
-def test_a_plaintext_of_anothers_key_is_explained_as_nobodys(ops: Admin, acme: Admin) -> None:
+def test_a_plaintext_of_another_tenants_key_is_explained_as_unknown(ops: Admin, acme: Admin) -> None:
     _, secret = ops.issue(tenant="globex", scopes=["streams:read"])
     question = {"method": "GET", "target": "/streams/1", "secret": secret}
     assert ops.call("POST", "explain", question).json["decision"] == "allow"
@@ -94,7 +96,7 @@ def test_the_default_scopes_are_granted_only_within_reach(acme: Admin) -> None:
     assert acme.call("GET", f"keys/{key_id}").json["scopes"] == ["streams:read"]
 
 
-def test_a_key_of_others_is_no_place_to_go_on_from(ops: Admin, acme: Admin) -> None:
+def test_a_cursor_of_another_tenants_key_is_refused(ops: Admin, acme: Admin) -> None:
     own, _ = acme.issue(plan="free")
     newest, _ = ops.issue(tenant="globex")
     unknown = acme.call("GET", "keys?after=key_nobody")
@@ -103,28 +105,28 @@ def test_a_key_of_others_is_no_place_to_go_on_from(ops: Admin, acme: Admin) -> N
     assert own in [key["id"] for key in ops.call("GET", f"keys?after={newest}").json["keys"]]
 
 
-def test_what_a_key_may_do_beyond_the_tokens_reach_is_not_given_for_longer(ops: Admin, acme: Admin) -> None:
+def test_a_token_cannot_extend_access_beyond_its_own(ops: Admin, acme: Admin) -> None:
     end = "2090-01-01T00:00:00Z"
     key_id, _ = ops.issue(tenant="acme", scopes=["billing"], plan="free", expires_at=end)
     for later in (None, "2090-01-01T00:00:01Z"):
         response = acme.call("PATCH", f"keys/{key_id}", {"expires_at": later})
         assert (response.status, response.pointers) == (403, ["/scopes/0"])
     assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": "2089-01-01T00:00:00Z"}).status == 200
-    # Nor is it given back, where somebody has taken it away.
+    # Nor is it granted again after someone has removed it.
     assert acme.call("POST", f"keys/{key_id}/disable").status == 200
     response = acme.call("POST", f"keys/{key_id}/enable")
     assert (response.status, response.pointers) == (403, ["/scopes/0"])
     assert ops.call("POST", f"keys/{key_id}/enable").status == 200
 
 
-def test_a_tenants_own_key_lives_on_and_comes_back(acme: Admin) -> None:
+def test_a_tenants_own_key_can_be_extended_and_reenabled(acme: Admin) -> None:
     key_id, _ = acme.issue(plan="free", expires_at="2090-01-01T00:00:00Z")
     assert acme.call("PATCH", f"keys/{key_id}", {"expires_at": None}).json["expires_at"] is None
     assert acme.call("POST", f"keys/{key_id}/disable").status == 200
     assert acme.call("POST", f"keys/{key_id}/enable").json["status"] == "active"
 
 
-def test_no_place_in_a_file_is_told_by_its_name(acme: Admin, ops: Admin, sidecar: Sidecar) -> None:
+def test_a_tenant_gets_line_numbers_without_the_file_name(acme: Admin, ops: Admin, sidecar: Sidecar) -> None:
     key_id, secret = acme.issue(plan="free")
     question = {"method": "GET", "target": "/billing/1", "key": key_id}
     for call in ("routes", "policy", f"keys/{key_id}/reach", f"keys/{key_id}/routes"):

@@ -6,7 +6,7 @@ from tests.harness.running import Sidecar, StartSidecar
 from tests.wire.admin.calls import CONFIG, Admin, admin_address
 
 
-def test_the_audit_tells_who_changed_what_from_where(ops: Admin) -> None:
+def test_the_audit_records_who_changed_what_and_from_where(ops: Admin) -> None:
     key_id, _ = ops.issue(scopes=["streams:read"])
     ops.call("PATCH", f"keys/{key_id}", {"scopes": ["billing"]})
     newest, first = ops.call("GET", f"audit?key={key_id}").json["rows"]
@@ -105,7 +105,7 @@ def test_explain_knows_missing_unknown_and_malformed(ops: Admin) -> None:
     assert (both.status, both.pointers) == (400, ["/secret"])
 
 
-def test_whoami_tells_how_far_a_token_reaches(ops: Admin, acme: Admin) -> None:
+def test_whoami_shows_what_a_token_may_do(ops: Admin, acme: Admin) -> None:
     assert ops.call("GET", "whoami").json == {
         "name": "ops",
         "rights": "write",

@@ -1,4 +1,4 @@
-"""A store that takes no writes: what is refused says why, and every way to look at the sidecar tells it."""
+"""A store that accepts no writes: refusals say why, and every view of the sidecar reports it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CAUSE = "cannot be read or written (I/O error): check the disk"
 
 @contextmanager
 def no_writes(process: int) -> Iterator[None]:
-    """No file of the process may grow, as where the disk is full."""
+    """No file of the process may grow, as on a full disk."""
     before = resource.prlimit(process, resource.RLIMIT_FSIZE)
     resource.prlimit(process, resource.RLIMIT_FSIZE, (0, before[1]))
     try:
@@ -32,7 +32,7 @@ def no_writes(process: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def full(start_shared_sidecar: StartSidecar) -> Iterator[Sidecar]:
-    """A sidecar whose store has not taken a change."""
+    """A sidecar whose store did not accept a change."""
     sidecar = start_shared_sidecar(CONFIG)
     key_id, _ = Admin(address=admin_address(sidecar)).issue(tenant="acme")
     with no_writes(sidecar.process.pid):
@@ -61,7 +61,7 @@ def test_keys_are_read_and_decided_on_all_the_same(full: Sidecar) -> None:
     assert full.ask("GET", "/streams/1", key="hv_live_unknown").status == 401
 
 
-def test_the_overview_tells_it_and_a_tenant_only_that(full: Sidecar) -> None:
+def test_the_overview_reports_it_and_a_tenant_sees_only_that(full: Sidecar) -> None:
     ops = Admin(address=admin_address(full))
     health = ops.call("GET", "overview").json["health"]
     assert health["ready"] and CAUSE in health["remarks"][0]
@@ -70,7 +70,7 @@ def test_the_overview_tells_it_and_a_tenant_only_that(full: Sidecar) -> None:
     assert acme["remarks"] == ["store: who operates the sidecar can see why"]
 
 
-def test_the_doctor_tells_it(full: Sidecar) -> None:
+def test_doctor_reports_the_failing_writes(full: Sidecar) -> None:
     line = full.process.stderr.wait_for(lambda line: "ops listener on" in line)
     assert line is not None
     result = run_cli("doctor", "-c", str(full.keys.config), "--json",
@@ -102,7 +102,7 @@ def test_a_change_of_a_store_that_lost_a_file_is_refused_with_its_cause(
     assert refused.json["detail"] == f"the change was not written: the key store {cause}"
 
 
-def test_it_ends_by_itself_once_the_store_takes_writes_again(start_sidecar: StartSidecar) -> None:
+def test_the_problem_clears_once_the_store_accepts_writes(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(tenant="acme")

@@ -1,4 +1,4 @@
-"""For schemathesis: fills in what a schema cannot say, in requests that are to be accepted.
+"""For schemathesis: fills in what a schema cannot express, in requests that should be accepted.
 
 Scopes, plans and environments are those of the configuration, texts are printable, times are past or to come. Each
 request names another client, because wrong tokens are slowed by address, and every operation is tried with one.

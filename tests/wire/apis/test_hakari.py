@@ -47,7 +47,7 @@ def key(sidecar: Sidecar) -> IssuedKey:
 
 
 def allowed(sidecar: Sidecar, key: IssuedKey) -> list[tuple[str, str]]:
-    """What of EVERYTHING in the key's project it may do; the rest must be refused with 403."""
+    """The part of EVERYTHING in the key's project that it may do; the rest must be refused with 403."""
     credential = [("Authorization", f"Bearer {key.text}")]
     with sidecar.connect() as connection:
         responses = [connection.ask(method, f"/v1/projects/prj_1{path}", credential) for method, path in EVERYTHING]
@@ -77,7 +77,7 @@ def test_a_key_without_a_project_is_not_issued(sidecar: Sidecar) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("PATCH", ""), ("GET", "/members"), ("POST", "/webhooks"), ("PUT", "/a/b")]
 )
-def test_what_asks_for_no_scope_is_open_to_every_key_of_the_project(sidecar: Sidecar, method: str, path: str) -> None:
+def test_a_route_without_scopes_is_open_to_every_key_of_the_project(sidecar: Sidecar, method: str, path: str) -> None:
     key = sidecar.keys.issue(scopes=("vod:read",), tenant="prj_1")
     assert sidecar.ask(method, f"/v1/projects/prj_1{path}", key=key).status == 200
     assert sidecar.ask(method, f"/v1/projects/prj_2{path}", key=key).status == 403
@@ -113,7 +113,7 @@ def written(value: object) -> list[str]:
 
 
 @pytest.mark.requirement("K2a")
-def test_a_key_that_existed_before_is_imported_and_works_beside_new_ones(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_a_key_that_existed_before_is_imported_and_works_along_with_new_ones(sidecar: Sidecar, key: IssuedKey) -> None:
     old = "hkr_" + "Zm9v-YmFy_" * 4 + "Zm9v"
     line = {"hash": sha256(old.encode()).hexdigest(), "name": "Old encoder", "tenant": "prj_1", "prefix": old[:12]}
     imported = sidecar.keys.run("import", "-", stdin=json.dumps(line) + "\n")
@@ -245,7 +245,7 @@ def test_a_key_of_ours_is_replaced_by_its_identity(sidecar: Sidecar, upstream: U
 
 
 @pytest.mark.requirement("K8")
-def test_with_a_key_a_session_beside_it_stays_behind(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+def test_a_session_next_to_a_key_is_not_forwarded(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     for sent, kept in [("session=s3", None), ("theme=dark; session=s3; a=b", "theme=dark; a=b"), ("a=b", "a=b")]:
         assert sidecar.ask("GET", "/v1/projects/prj_1/streams", [("Cookie", sent)], key=key).status == 200
         seen = upstream.last()
@@ -254,7 +254,7 @@ def test_with_a_key_a_session_beside_it_stays_behind(sidecar: Sidecar, upstream:
 
 @pytest.mark.requirement("K8")
 @pytest.mark.parametrize("target", ["/v1/me", "/v1/projects", "/v1/auth/sign-in", "/"])
-def test_what_is_no_project_s_is_for_sessions_and_for_no_key(
+def test_endpoints_outside_projects_are_for_sessions_and_not_for_keys(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, target: str
 ) -> None:
     for method in ("GET", "POST"):
@@ -277,7 +277,7 @@ def test_signing_in_needs_no_session_and_all_else_does(sidecar: Sidecar, upstrea
 
 
 @pytest.mark.requirement("K8")
-def test_a_bad_key_of_ours_is_no_session(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_a_bad_key_of_ours_is_not_a_session(sidecar: Sidecar, upstream: Upstream) -> None:
     target = "/v1/projects/prj_1/streams"
     session = [("Cookie", "session=abc")]
     assert sidecar.ask("GET", target, key="hkr_nonsense").status == 401

@@ -8,7 +8,7 @@ from tests.wire.admin.calls import Admin, admin_address
 
 
 def made(project: str, *scopes: str) -> tuple[str, str]:
-    """A token, and its entry in the configuration, as the command line tells them."""
+    """A token, and its entry in the configuration, as printed by the command line."""
     line = ["admin", "token", "--name", project, "--tenant", project, "--rights", "write"]
     told = run_cli(*line, *(f"--scope={scope}" for scope in scopes)).stdout
     token = next(line.strip() for line in told.splitlines() if line.startswith("    "))
@@ -61,9 +61,7 @@ def test_keys_of_other_projects_do_not_exist_for_them(sidecar: Sidecar, admins: 
 
 
 @pytest.mark.requirement("K3")
-def test_what_an_administrator_creates_without_scopes_holds_every_one(
-    sidecar: Sidecar, admins: dict[str, Admin]
-) -> None:
+def test_a_key_created_without_scopes_has_all_of_them(sidecar: Sidecar, admins: dict[str, Admin]) -> None:
     issued = admins["prj_1"].call("POST", "keys", {"name": "Everything"})
     key = issued.json["key"]
     assert (issued.status, key["scopes"], key["tenant"]) == (201, ["*"], "prj_1")

@@ -57,7 +57,7 @@ def test_the_key_travels_as_x_api_key(sidecar: Sidecar, upstream: Upstream, live
 
 
 @pytest.mark.requirement("V2")
-def test_the_prefix_tells_the_environment_and_32_characters_follow(sidecar: Sidecar) -> None:
+def test_the_prefix_gives_the_environment_and_32_characters_follow(sidecar: Sidecar) -> None:
     for environment, prefix in (("live", "hv_live_"), ("test", "hv_test_")):
         texts = [sidecar.keys.issue(tenant="org_1", environment=environment).text for _ in range(5)]
         assert all(re.fullmatch(prefix + "[0-9A-Za-z]{32}", text) for text in texts)
@@ -162,7 +162,7 @@ def test_each_category_has_its_own_limit_an_hour(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.requirement("V5")
-def test_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_over_a_limit_429_and_the_other_categories_keep_working(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     with sidecar.connect() as connection:
         refused = [asked(connection, f"{LIVE}/analytics", key) for _ in range(501)][-1]
@@ -178,13 +178,13 @@ def test_past_a_limit_429_and_the_other_categories_go_on(sidecar: Sidecar, upstr
 
 
 @pytest.mark.requirement("V5")
-def test_another_key_has_limits_of_its_own(sidecar: Sidecar) -> None:
+def test_another_key_has_its_own_limits(sidecar: Sidecar) -> None:
     first, second = (sidecar.keys.issue(tenant="org_1", environment="live") for _ in range(2))
     assert [remaining(ask(sidecar, f"{ORG}/videos", key)) for key in (first, second)] == [999, 999]
 
 
 @pytest.mark.requirement("V6")
-def test_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_every_response_to_a_key_reports_its_limit(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue(tenant="org_1", environment="live")
     gone = b"HTTP/1.1 404 Not Found\r\nX-RateLimit-Limit: 7\r\nContent-Length: 0\r\n\r\n"
     asked_for = [(f"{ORG}/assets", 200), (f"{ORG}/gone", 404), (f"{OTHER_ORG}/assets", 403), ("/v1/elsewhere", 403)]
@@ -199,7 +199,7 @@ def test_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstr
 
 
 def next_hours(before: float) -> set[int]:
-    """The next full hour, in Unix seconds, as it was `before` the answer and as it is now."""
+    """The next full hour, in Unix seconds, `before` the response and now."""
     return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
 
 
@@ -219,7 +219,7 @@ def test_a_key_expires(sidecar: Sidecar) -> None:
 
 
 def expired(sidecar: Sidecar) -> IssuedKey:
-    """A key whose time is over: asked with until it is refused."""
+    """An expired key: used until it is refused."""
     key = sidecar.keys.issue(tenant="org_1", environment="live", expires="1s")
     deadline = time.monotonic() + 60
     with sidecar.connect() as connection:

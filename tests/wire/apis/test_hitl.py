@@ -43,19 +43,19 @@ def key(sidecar: Sidecar) -> IssuedKey:
 
 
 def next_hours(before: float) -> set[int]:
-    """The next full hour, in Unix seconds, as it was `before` the answer and as it is now."""
+    """The next full hour, in Unix seconds, `before` the response and now."""
     return {int(at // HOUR + 1) * HOUR for at in (before, time.time())}
 
 
 def responses(sidecar: Sidecar, key: IssuedKey, target: str = "/v1/api/loops") -> Iterator[Response]:
-    """One answer after another on one connection."""
+    """Consecutive responses on one connection."""
     with sidecar.connect() as connection:
         while True:
             yield connection.ask("GET", target, [("Authorization", f"Bearer {key.text}")])
 
 
 def used_up(sidecar: Sidecar, key: IssuedKey, limit: int = 100) -> tuple[list[Response], Response]:
-    """The answers of the hour in which the limit was reached, and the refusal after them."""
+    """The responses of the hour in which the limit was reached, and the refusal after them."""
     passed: list[Response] = []
     for response in islice(responses(sidecar, key), 2 * limit + 1):
         if response.status == 429:
@@ -98,7 +98,7 @@ def test_each_failure_has_its_own_body(
 
 
 @pytest.mark.requirement("T2")
-def test_a_revoked_key_is_an_invalid_one(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_a_revoked_key_is_invalid(sidecar: Sidecar, key: IssuedKey) -> None:
     sidecar.keys.told("revoke", key.id)
     response = sidecar.ask("GET", "/v1/api/loops", key=key)
     assert (response.status, response.body) == (401, INVALID)
@@ -138,7 +138,7 @@ def test_a_key_is_made_inactive_and_active_again(sidecar: Sidecar, upstream: Ups
 
 
 @pytest.mark.requirement("T4.100")
-def test_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_requests_per_hour_reset_at_the_full_hour(sidecar: Sidecar, key: IssuedKey) -> None:
     before = time.time()
     passed, refused = used_up(sidecar, key)
     assert [int(response.header("X-RateLimit-Remaining")) for response in passed] == list(range(99, -1, -1))
@@ -150,7 +150,7 @@ def test_requests_an_hour_that_begin_anew_at_the_full_hour(sidecar: Sidecar, key
 
 
 @pytest.mark.requirement("T4")
-def test_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+def test_every_response_to_a_key_reports_its_limit(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     reader = sidecar.keys.issue(scopes=("loops:read",), metadata=OWNER)
     upstream.plan(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
     asked = [(key, "GET", "/v1/api/loops", 500), (key, "GET", "/v1/test", 200), (key, "GET", "/nowhere", 403)]
@@ -163,7 +163,7 @@ def test_every_answer_to_a_key_tells_its_limit(sidecar: Sidecar, upstream: Upstr
 
 
 @pytest.mark.requirement("T5")
-def test_past_the_limit_the_body_tells_the_usage_in_numbers(
+def test_over_the_limit_the_body_gives_the_usage_in_numbers(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey
 ) -> None:
     _, refused = used_up(sidecar, key)
@@ -206,7 +206,7 @@ def test_the_sidecar_itself_describes_any_valid_key(
 
 
 @pytest.mark.requirement("T6")
-def test_an_invalid_key_gets_the_401_of_its_failure(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_an_invalid_key_gets_the_401_for_its_reason(sidecar: Sidecar, key: IssuedKey) -> None:
     sidecar.keys.told("disable", key.id)
     asked = [sidecar.ask("GET", "/v1/test", key=text) for text in (None, "nonsense", key)]
     assert [(response.status, response.body) for response in asked] == [(401, MISSING), (401, INVALID), (401, INACTIVE)]
@@ -241,7 +241,7 @@ def test_keys_older_than_90_days_are_due(sidecar: Sidecar, key: IssuedKey) -> No
 
 
 @pytest.mark.requirement("T8a")
-def test_a_key_past_its_age_is_announced_once_and_is_due(start_sidecar: StartSidecar) -> None:
+def test_a_key_over_its_maximum_age_is_reported_once_and_is_due(start_sidecar: StartSidecar) -> None:
     config = CONFIG.read_text(encoding="utf-8") + "\nadmin: {listen: 127.0.0.1:0}\n"
     first = start_sidecar(config, environ={"SIDECAR_ADMIN_TOKEN": OPS})
     old, _ = (first.keys.issue(name, metadata=OWNER) for name in ("Old", "New"))
@@ -263,7 +263,7 @@ def test_a_key_past_its_age_is_announced_once_and_is_due(start_sidecar: StartSid
 
 
 @pytest.mark.requirement("T8a")
-def test_a_key_past_its_age_is_replaced_on_its_own_with_the_overlap(
+def test_a_key_over_its_maximum_age_is_replaced_automatically_with_an_overlap(
     sidecar: Sidecar, upstream: Upstream, tmp_path: Path
 ) -> None:
     old = sidecar.keys.issue("Past its age", plan="enterprise", metadata=OWNER)
@@ -310,7 +310,7 @@ def test_a_plan_on_the_key_raises_its_limit(sidecar: Sidecar, key: IssuedKey, pl
 
 
 @pytest.mark.requirement("T10")
-def test_access_logs_name_the_key_and_usage_by_key_can_be_looked_at(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_access_logs_name_the_key_and_usage_by_key_is_available(sidecar: Sidecar, key: IssuedKey) -> None:
     targets = ["/v1/api/loops", "/v1/api/loops/1?secret=x", "/v1/nowhere"]
     for target in targets:
         sidecar.ask("GET", target, key=key)
@@ -347,7 +347,7 @@ def test_metrics_count_requests_and_unusual_activity(sidecar: Sidecar, key: Issu
 
 @pytest.mark.requirement("T7")
 @pytest.mark.parametrize("metadata", [(), ("--metadata", "user_id=usr_1"), ("--metadata", "email=ana@example.com")])
-def test_a_key_of_nobody_is_not_issued(sidecar: Sidecar, metadata: tuple[str, ...]) -> None:
+def test_a_key_without_an_owner_is_not_issued(sidecar: Sidecar, metadata: tuple[str, ...]) -> None:
     refused = sidecar.keys.run("issue", "--name", "Nobody's", *metadata)
     assert refused.exit_code != 0 and "each key must have metadata" in refused.output
 
@@ -361,7 +361,7 @@ def test_the_endpoints_are_those_of_the_document(sidecar: Sidecar, upstream: Ups
 
 
 @pytest.mark.requirement("T4")
-def test_an_inactive_and_an_expired_key_have_their_limits_told_too(sidecar: Sidecar, key: IssuedKey) -> None:
+def test_the_limits_of_inactive_and_expired_keys_are_reported_too(sidecar: Sidecar, key: IssuedKey) -> None:
     assert sidecar.ask("GET", "/v1/api/loops", key=key).status == 200
     sidecar.keys.told("disable", key.id)
     expired = sidecar.keys.issue(metadata=OWNER, expires="1s")

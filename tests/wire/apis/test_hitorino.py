@@ -47,7 +47,7 @@ def test_the_key_travels_as_bearer_and_stays_with_the_sidecar(
 
 
 @pytest.mark.requirement("H1")
-def test_the_key_anywhere_else_is_no_key(sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey) -> None:
+def test_the_key_in_any_other_place_is_not_accepted(sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey) -> None:
     elsewhere = [
         ("Authorization", read_key.text),
         ("Authorization", f"Basic {read_key.text}"),
@@ -138,7 +138,7 @@ def test_write_opens_everything(sidecar: Sidecar, upstream: Upstream, write_key:
         "Bearer {revoked}",
     ],
 )
-def test_whatever_is_wrong_with_the_key_the_answer_is_the_same(
+def test_every_wrong_key_gets_an_identical_response(
     sidecar: Sidecar, upstream: Upstream, read_key: IssuedKey, revoked_key: IssuedKey, value: str | None
 ) -> None:
     text = read_key.text
@@ -196,7 +196,9 @@ def test_the_upstreams_own_refusal_passes_through(sidecar: Sidecar, upstream: Up
 
 
 @pytest.mark.requirement("H7")
-def test_one_key_of_an_account_is_revoked_at_once_and_the_others_go_on(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_one_key_of_an_account_is_revoked_immediately_and_the_others_keep_working(
+    sidecar: Sidecar, upstream: Upstream
+) -> None:
     keys = [sidecar.keys.issue(f"Key {n}", scopes=("read",), tenant="acct_7") for n in range(3)]
     with sidecar.connect() as connection:
 
@@ -258,7 +260,7 @@ def test_a_bad_key_is_never_silently_anonymous(
 
 @pytest.mark.requirement("H8")
 @pytest.mark.parametrize("target", ["/v1/videos", "/v1/streams/1", "/v1/videos/1/parts"])
-def test_what_is_beside_the_public_endpoints_needs_a_key(sidecar: Sidecar, upstream: Upstream, target: str) -> None:
+def test_everything_but_the_public_endpoints_needs_a_key(sidecar: Sidecar, upstream: Upstream, target: str) -> None:
     assert sidecar.ask("GET", target).status == 401
     assert sidecar.ask("POST", "/v1/streams").status == 401
     assert upstream.requests() == []

@@ -37,7 +37,7 @@ def all_scopes_key(sidecar: Sidecar) -> IssuedKey:
 
 
 def opened(sidecar: Sidecar, key: IssuedKey, below: str = "") -> set[tuple[str, str]]:
-    """Method and collection of all that the key may do; the rest must be refused with 403."""
+    """Method and collection of everything that the key may do; the rest must be refused with 403."""
     asked = [(method, collection) for method in METHODS for collection in COLLECTIONS]
     field = ("Authorization", f"Bearer {key.text}")
     with sidecar.connect() as connection:
@@ -47,7 +47,7 @@ def opened(sidecar: Sidecar, key: IssuedKey, below: str = "") -> set[tuple[str, 
 
 
 @pytest.mark.requirement("O1")
-def test_the_key_travels_as_bearer_and_the_upstream_is_told_its_workspace(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_the_key_travels_as_bearer_and_the_upstream_gets_its_workspace(sidecar: Sidecar, upstream: Upstream) -> None:
     key = sidecar.keys.issue("Shop", scopes=("linksRead", "tagsRead"), tenant="ws_7")
     forged = ("X-Workspace-Id", "ws_1")
     assert sidecar.ask("GET", "/api/links", [forged, ("Authorization", f"Bearer {key.text}")]).status == 200
@@ -76,7 +76,7 @@ def test_there_are_twelve_scopes_and_no_others(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.requirement("O3")
-def test_any_mix_of_scopes_stands_on_one_key(sidecar: Sidecar) -> None:
+def test_a_key_may_have_any_mix_of_scopes(sidecar: Sidecar) -> None:
     mix = ("linksWrite", "tagsRead", "conversionsWrite")
     key = sidecar.keys.issue(scopes=mix, tenant="ws_1")
     assert key.told["scopes"] == list(mix)
@@ -108,7 +108,7 @@ def test_write_alone_cannot_read(sidecar: Sidecar) -> None:
         ("GET", "/"),
     ],
 )
-def test_what_no_rule_names_is_refused_for_every_key(
+def test_an_unmatched_request_is_refused_for_every_key(
     sidecar: Sidecar, upstream: Upstream, all_scopes_key: IssuedKey, method: str, target: str
 ) -> None:
     everything = sidecar.keys.issue(scopes=("*",), tenant="*")

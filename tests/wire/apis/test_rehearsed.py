@@ -1,4 +1,4 @@
-"""What `sidecar test` says becomes of a request is what a running sidecar does with it."""
+"""A running sidecar treats each request as `sidecar test` predicts."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from tests.harness.running import EXAMPLES, Sidecar, StartSidecar
 from tests.harness.wire import Response, request_bytes
 
 OWN = frozenset({"x-request-id", "ratelimit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-key-id"})
-"""What the time, what was asked before, and the making of a key have part in."""
+"""Properties that depend on the time, on earlier requests, or on how a key was made."""
 
 WAY = frozenset({"x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded"})
-"""What the addresses have part in."""
+"""Properties that depend on addresses."""
 
 
 def suite_of(name: str) -> Suite:
@@ -30,7 +30,7 @@ def suite_of(name: str) -> Suite:
 
 
 def stored(key: ApiKey) -> str:
-    """A line for `keys import`. What it cannot say is not compared."""
+    """A line for `keys import`. What it cannot express is not compared."""
     fields = {
         "hash": key.digest.hex(),
         "algorithm": key.algorithm,
@@ -47,7 +47,7 @@ def stored(key: ApiKey) -> str:
 
 
 def is_comparable(case: Case) -> bool:
-    """Without a history or a time of its own, and with a key that a list can hold."""
+    """Whether it has no history or time of its own, and a key that can be imported."""
     key = case.key.key
     plain = case.times == 1 and not case.used and not case.after and not case.follows and case.head.method != "HEAD"
     return plain and (key is None or is_importable(key))

@@ -16,7 +16,7 @@ routes: [GET /v1/**: {}]
 """
 
 
-def test_what_is_printed_can_stand_in_the_configuration_as_it_is(tmp_path: Path) -> None:
+def test_the_printed_entry_is_valid_configuration(tmp_path: Path) -> None:
     told = run_cli("admin", "token", "--name", "ops").stdout
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG + told[told.index("admin:\n") :])
@@ -40,7 +40,7 @@ def test_a_token_of_every_tenant_is_not_made_by_an_empty_tenant_or_a_star(tenant
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-x"])
-def test_a_name_that_it_cannot_have_is_told_in_words(name: str) -> None:
+def test_an_invalid_name_is_explained(name: str) -> None:
     told = run_cli("admin", "token", f"--name={name}")
     assert (told.exit_code, told.stdout) == (2, "")
     assert told.stderr.startswith("Error: name must begin with a letter or digit")

@@ -41,7 +41,7 @@ cases:
 """
 READ, DELETE = "GET /v1/streams/{id}", "DELETE /v1/streams/{id}"
 REQUESTS = 30
-"""More than are needed for a suggestion: the log has milliseconds, so that the first may be from before `--since`."""
+"""More than needed for a suggestion: the log has milliseconds, so the first may be before `--since`."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Adoption:
     reloads: int = 0
 
     def cli(self, *words: str, exit_code: int = 0) -> Any:
-        """What is printed: JSON where it was asked for."""
+        """The output, parsed if JSON was requested."""
         done = run_cli(*words)
         assert done.exit_code == exit_code, done.output
         return json.loads(done.stdout) if "--json" in words else done.stdout
@@ -88,7 +88,7 @@ class Adoption:
 
 @pytest.fixture
 def adoption(start_sidecar: StartSidecar, tmp_path: Path) -> Adoption:
-    """Serves what is drafted of the document, and only observes it."""
+    """Serves the draft of the document, and only observes it."""
     (tmp_path / "api.yaml").write_text(API, encoding="utf-8")
     drafted = run_cli("routes", "from-openapi", "--routes-only", str(tmp_path / "api.yaml"))
     assert drafted.exit_code == 0, drafted.output
@@ -98,13 +98,13 @@ def adoption(start_sidecar: StartSidecar, tmp_path: Path) -> Adoption:
     return Adoption(tmp_path, start_sidecar(observing))
 
 
-def test_a_service_with_clients_is_taken_from_observing_to_enforcing(adoption: Adoption) -> None:
+def test_a_service_with_clients_moves_from_observing_to_enforcing(adoption: Adoption) -> None:
     observe, enforce, sidecar = adoption.file("observe.yaml"), adoption.file("enforce.yaml"), adoption.sidecar
     adoption.cli("check", "--strict", "--openapi", adoption.file("api.yaml"), observe)
     tests = adoption.file("policy.tests.yml", TESTS)
     adoption.cli("test", "-c", enforce, tests)
 
-    # Nobody has a key, and nobody is refused.
+    # No client has a key, and none is refused.
     asked = {"early": "GET /v1/streams/1", "other": "GET /v1/other", "write": "DELETE /v1/streams/1"}
     assert [adoption.ask(request, request_id=name) for name, request in asked.items()] == [200, 200, 200]
     assert [adoption.logged(name)["would_deny"] for name in asked] == ["missing_credential"] * 3

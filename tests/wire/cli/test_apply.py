@@ -1,4 +1,4 @@
-"""`sidecar keys apply`: a store becomes what a file says."""
+"""`sidecar keys apply`: makes a store match a file."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_a_store_becomes_what_the_file_says_and_then_there_is_nothing_to_do(keys
     assert [row["action"] for row in audit] == ["disable", "change", "import", "import"]
 
 
-def test_a_dry_run_shows_it_and_changes_nothing(keys: Keys, file: Path) -> None:
+def test_a_dry_run_shows_the_change_without_making_it(keys: Keys, file: Path) -> None:
     other = keys.issue("Issued otherwise")
     record = a_record(keys, "New")
     write(file, record)
@@ -107,7 +107,7 @@ def test_a_revoked_key_stays_revoked_and_is_named_each_time(keys: Keys, file: Pa
     )
 
 
-def test_every_problem_is_told_and_nothing_is_changed(keys: Keys, file: Path) -> None:
+def test_every_problem_is_reported_and_nothing_changes(keys: Keys, file: Path) -> None:
     good = a_record(keys, "Good")
     write(file, good, {**good, "hash": "12"}, a_record(keys, "Bad", plan="gold"))
     result = keys.run("apply", str(file))

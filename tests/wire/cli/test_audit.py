@@ -31,7 +31,7 @@ def rows(keys: Keys, *arguments: str) -> list[Any]:
     return found
 
 
-def test_a_key_is_named_by_its_prefix_too_and_one_that_does_not_exist_is_told(keys: Keys) -> None:
+def test_a_key_can_be_named_by_its_prefix_and_a_missing_one_is_reported(keys: Keys) -> None:
     key, other = keys.issue("CI"), keys.issue("CD")
     prefix = keys.told("show", key.id)["prefix"]
     assert [row["key_id"] for row in rows(keys, "--key", prefix)] == [key.id]
@@ -52,7 +52,7 @@ def test_each_change_is_a_line_the_newest_first_with_what_was_before_and_after(k
     assert "@" in issue
 
 
-def test_an_action_that_there_is_not_is_refused_with_those_that_there_are(keys: Keys) -> None:
+def test_an_unknown_action_is_refused_with_the_known_ones(keys: Keys) -> None:
     keys.issue("CI")
     told = audit(keys, "--action", "delete")
     assert (told.exit_code, told.stdout) == (2, "")
@@ -92,7 +92,7 @@ def test_stored_text_stays_on_its_line_and_does_not_speak_to_the_terminal(keys: 
     assert key.id in line
 
 
-def test_verify_tells_the_rows_and_the_head(keys: Keys) -> None:
+def test_verify_prints_the_rows_and_the_head(keys: Keys) -> None:
     keys.issue("CI")
     result = audit(keys, "verify")
     assert result.exit_code == 0
@@ -118,7 +118,7 @@ def test_verify_finds_a_row_that_was_changed_and_one_that_was_removed(keys: Keys
     assert "row 2 was removed" in audit(keys, "verify", "--noted", head).stderr
 
 
-def test_verify_refuses_a_head_that_is_none(keys: Keys) -> None:
+def test_verify_refuses_a_malformed_head(keys: Keys) -> None:
     keys.issue("CI")
     result = audit(keys, "verify", "--noted", "1")
     assert (result.exit_code, result.stdout) == (2, "")

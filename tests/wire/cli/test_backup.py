@@ -29,7 +29,7 @@ routes:
 """
 ELSEWHERE = ["--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]
 HIDDEN = 'mount -t proc proc /proc; exec "$0" "$@"'
-"""Where the processes of others cannot be seen, as in a container (if it may be mounted)."""
+"""A place where other processes are invisible, as in a container (if mounting is allowed)."""
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def kept_beside(keys: Keys) -> list[Path]:
 # Backup.
 
 
-def test_a_backup_is_a_sound_store_for_its_owner_only_and_says_what_it_holds(keys: Keys) -> None:
+def test_a_backup_is_a_sound_store_readable_by_its_owner_and_lists_its_content(keys: Keys) -> None:
     keys.issue()
     keys.issue()
     file = keys.store.with_name("backup.db")
@@ -105,7 +105,7 @@ def test_each_backup_of_a_store_that_others_write_is_the_store_at_one_moment(
     assert sidecar.ask("GET", "/v1/x", key=newest).status == 200
 
 
-def test_a_file_is_replaced_only_where_that_is_asked_for(keys: Keys) -> None:
+def test_a_file_is_replaced_only_on_request(keys: Keys) -> None:
     keys.issue()
     file = backup(keys)
     keys.issue()
@@ -116,7 +116,7 @@ def test_a_file_is_replaced_only_where_that_is_asked_for(keys: Keys) -> None:
     assert told(store(keys, "backup", str(file), "--force", "--json"))["keys"] == 2
 
 
-def test_a_backup_is_no_stream(keys: Keys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_backup_cannot_be_written_to_a_stream(keys: Keys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keys.issue()
     monkeypatch.chdir(tmp_path)
     done = store(keys, "backup", "-")
@@ -136,7 +136,7 @@ def test_a_store_is_never_replaced_by_a_backup(start_sidecar: StartSidecar, keys
     assert told(store(keys, "info", "--json"))["audit_rows"] == 1
 
 
-def test_a_backup_for_which_there_is_no_room_leaves_nothing(keys: Keys) -> None:
+def test_a_backup_on_a_full_disk_leaves_nothing_behind(keys: Keys) -> None:
     keys.issue()
     line = f"ulimit -f 64; exec {sys.executable} -m sidecar store backup --store {keys.url} {keys.store.parent}/b.db"
     ran = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=clean_environ(), cwd=ROOT)
@@ -174,7 +174,7 @@ def test_what_a_restore_would_undo_is_listed_and_needs_a_yes(start_sidecar: Star
     }
 
 
-def test_a_key_that_would_live_longer_again_is_listed(keys: Keys) -> None:
+def test_a_key_whose_validity_would_be_extended_is_listed(keys: Keys) -> None:
     key = keys.issue()
     file = backup(keys)
     keys.told("rotate", key.id, "--overlap", "1d")
@@ -192,7 +192,7 @@ def test_a_restore_that_undoes_nothing_needs_no_yes(keys: Keys) -> None:
     assert f"Restored {keys.store} from {file}: 1 key, 1 row of audit." in restored.stdout
 
 
-def test_the_store_of_before_can_be_put_back(keys: Keys) -> None:
+def test_the_previous_store_can_be_put_back(keys: Keys) -> None:
     keys.issue()
     file = backup(keys)
     late = keys.issue()
@@ -215,7 +215,7 @@ def test_nothing_is_restored_while_a_process_uses_the_store(start_sidecar: Start
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["sound", "damaged"])
-def test_nor_while_a_process_of_another_container_uses_it(start_sidecar: StartSidecar, damaged: bool) -> None:
+def test_a_store_used_in_another_container_is_not_replaced(start_sidecar: StartSidecar, damaged: bool) -> None:
     sidecar = start_sidecar(CONFIG)
     file = backup(sidecar.keys)
     if damaged:
@@ -288,7 +288,7 @@ def test_a_store_keeps_its_mode_and_its_link(keys: Keys) -> None:
     ],
     ids=["empty", "no database", "tampered", "newer", "something else"],
 )
-def test_a_backup_that_is_not_sound_is_not_restored(keys: Keys, made: bytes | str, why: str) -> None:
+def test_a_damaged_backup_is_not_restored(keys: Keys, made: bytes | str, why: str) -> None:
     keys.issue()
     file = backup(keys)
     tamper(file, made) if isinstance(made, str) else file.write_bytes(made)
@@ -298,7 +298,7 @@ def test_a_backup_that_is_not_sound_is_not_restored(keys: Keys, made: bytes | st
     assert (keys.store.read_bytes(), kept_beside(keys)) == (before, [])
 
 
-def test_what_is_no_backup_is_refused(keys: Keys) -> None:
+def test_a_file_that_is_not_a_backup_is_refused(keys: Keys) -> None:
     keys.issue()
     for file, why in ((keys.store, "is the key store itself"), (keys.store.with_name("x.db"), "there is no backup")):
         refused = store(keys, "restore", str(file))
@@ -323,7 +323,7 @@ def test_what_is_no_backup_is_refused(keys: Keys) -> None:
         ("INSERT INTO key_text (key_text) VALUES ('delete-all')", "the search index has 0 active keys of 1"),
     ],
 )
-def test_a_check_finds_what_is_wrong(keys: Keys, statement: str, problem: str) -> None:
+def test_a_check_finds_each_kind_of_damage(keys: Keys, statement: str, problem: str) -> None:
     keys.issue()
     assert store(keys, "check").exit_code == 0
     tamper(keys.store, statement)
@@ -334,7 +334,7 @@ def test_a_check_finds_what_is_wrong(keys: Keys, statement: str, problem: str) -
 
 
 def test_a_store_with_uses_of_keys_is_sound(keys: Keys) -> None:
-    """SQLite 3.40 takes them for damage (NULL in usage.count)."""
+    """SQLite 3.40 reports them as damage (NULL in usage.count)."""
     key = keys.issue()
     rows = [f"INSERT INTO usage VALUES ('{name}', 0, 'r', 2, 1, '')" for name in (key.id, "")]  # noqa: S608 - the test's
     tamper(keys.store, *rows)
@@ -356,7 +356,7 @@ def test_a_check_finds_damaged_pages(keys: Keys) -> None:
     assert "sidecar store restore FILE" in checked.stderr
 
 
-def test_info_tells_what_the_store_holds_and_who_holds_it(start_sidecar: StartSidecar) -> None:
+def test_info_shows_what_the_store_contains_and_who_has_it_open(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     key = sidecar.keys.issue()
     sidecar.keys.told("revoke", key.id)
@@ -369,7 +369,7 @@ def test_info_tells_what_the_store_holds_and_who_holds_it(start_sidecar: StartSi
 
 
 @pytest.mark.parametrize("verb", ["info", "check"])
-def test_to_look_at_a_store_makes_none(tmp_path: Path, verb: str) -> None:
+def test_inspecting_a_missing_store_does_not_create_one(tmp_path: Path, verb: str) -> None:
     looked = run_cli("store", verb, "--store", f"sqlite://{tmp_path}/none.db")
     assert (looked.exit_code, list(tmp_path.iterdir())) == (1, [])
     assert looked.stderr == f"Error: there is no key store at {tmp_path}/none.db\n"

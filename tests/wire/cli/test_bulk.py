@@ -1,4 +1,4 @@
-"""Many keys are disabled or revoked at once: what would happen is listed first."""
+"""Many keys are disabled or revoked at once: the changes are listed first."""
 
 import json
 import sqlite3

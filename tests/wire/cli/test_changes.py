@@ -1,4 +1,4 @@
-"""What commands say that change a key, and what they ask before."""
+"""What commands that change a key print, and what they ask first."""
 
 import os
 import pty
@@ -21,7 +21,7 @@ def key(place: Place) -> IssuedKey:
 
 
 def used(place: Place, key: IssuedKey, seconds: float) -> None:
-    """The key was last used so many seconds ago."""
+    """Set the last use of the key, in seconds ago."""
     with closing(sqlite3.connect(place.keys.store)) as connection, connection:
         at = int((time.time() - seconds) * 1_000_000)
         connection.execute("UPDATE api_key SET last_used_at = ? WHERE id = ?", (at, key.id))

@@ -46,7 +46,7 @@ async def main():
 
 asyncio.run(main())
 """
-"""A copy that is killed once it has come so far."""
+"""A copy that is killed once it has got this far."""
 FILLED = (
     "INSERT INTO usage WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {uses} - 1) "
     "SELECT (SELECT id FROM api_key LIMIT 1), i * 3600000000, 'GET /v1/**', 2, i, '' FROM n",
@@ -61,7 +61,7 @@ FILLED = (
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
-    """Of a store with something in each table."""
+    """The keys of a store with rows in each table."""
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG)
     keys = Keys(config, tmp_path / "keys.db")
@@ -80,7 +80,7 @@ def change(file: Path, *statements: str) -> None:
 
 
 def contents(file: Path) -> dict[str, list[Any]]:
-    """All that is copied, by table."""
+    """Everything that is copied, by table."""
     with closing(sqlite3.connect(file)) as connection:
         tables = {
             table.name: connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name} ORDER BY 1, 2, 3")  # noqa: S608 - the test's own
@@ -114,7 +114,7 @@ def folder(new: Path) -> None:
     new.parent.mkdir()
 
 
-def test_a_copy_holds_all_that_the_store_holds_and_the_audit_is_the_same(keys: Keys, new: Path) -> None:
+def test_a_copy_has_everything_from_the_store_and_the_same_audit(keys: Keys, new: Path) -> None:
     before = keys.store.read_bytes()
     copied = copy(keys, new)
     assert copied.exit_code == 0, copied.output
@@ -141,7 +141,7 @@ def test_a_copy_is_a_store_like_any_other(start_sidecar: StartSidecar, new: Path
 
 
 @pytest.mark.parametrize("rows", [1, 2_500, USES, 2 * USES], ids=["at once", "midway", "late", "in the comparison"])
-def test_a_copy_that_was_killed_goes_on_and_is_no_store_before(
+def test_a_killed_copy_continues_and_is_unusable_until_it_finishes(
     start_sidecar: StartSidecar, keys: Keys, new: Path, rows: int
 ) -> None:
     killed(keys, new, rows=rows)
@@ -156,7 +156,7 @@ def test_a_copy_that_was_killed_goes_on_and_is_no_store_before(
     assert head(new) == head(keys.store)
 
 
-def test_what_was_changed_after_it_was_copied_is_found_and_copied_anew(keys: Keys, new: Path) -> None:
+def test_rows_changed_after_the_copy_are_found_and_copied_again(keys: Keys, new: Path) -> None:
     killed(keys, new, rows=2_500)
     change(keys.store, "UPDATE usage SET count = 77 WHERE hour = 0")
     found = copy(keys, new)
@@ -165,7 +165,7 @@ def test_what_was_changed_after_it_was_copied_is_found_and_copied_anew(keys: Key
     assert contents(new) == contents(keys.store)
 
 
-def test_a_copy_of_another_store_begins_anew(keys: Keys, new: Path, tmp_path: Path) -> None:
+def test_a_copy_of_another_store_starts_from_the_beginning(keys: Keys, new: Path, tmp_path: Path) -> None:
     killed(keys, new, rows=2_500)
     other = Keys(keys.config, tmp_path / "other.db")
     other.issue()
@@ -174,7 +174,7 @@ def test_a_copy_of_another_store_begins_anew(keys: Keys, new: Path, tmp_path: Pa
     assert head(new) == head(other.store)
 
 
-def test_nothing_is_copied_into_a_store_that_holds_something(keys: Keys, new: Path) -> None:
+def test_nothing_is_copied_into_a_store_that_is_not_empty(keys: Keys, new: Path) -> None:
     other = Keys(keys.config, new)
     other.issue()
     before = contents(new)

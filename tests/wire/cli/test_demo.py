@@ -66,7 +66,7 @@ def test_the_demo_says_what_to_try_and_runs_until_it_is_interrupted() -> None:
 
 
 def test_the_lines_that_the_demo_prints_can_be_pasted_and_each_decision_is_shown() -> None:
-    # Something else has the first port, if nothing has it already: that is no reason not to start.
+    # The first port is in use: that must not prevent the start.
     held = hold(8080)
     with started() as process:
         assert process.stdout is not None

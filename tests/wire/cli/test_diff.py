@@ -73,13 +73,11 @@ def lines(*requests: dict[str, Any]) -> bytes:
         (OPENED, ("--fail-on", "nothing"), 0),
     ],
 )
-def test_the_exit_status_tells_what_it_is_told_to(
-    files: Files, new: str, options: tuple[str, ...], status: int
-) -> None:
+def test_the_exit_status_follows_the_options(files: Files, new: str, options: tuple[str, ...], status: int) -> None:
     assert files.diff(OLD, new, *options).exit_code == status
 
 
-def test_a_change_is_told_with_both_places(files: Files) -> None:
+def test_a_change_is_reported_with_both_locations(files: Files) -> None:
     output = files.diff(OLD, CLOSED).output
     assert "0 open, 1 closes, 0 other changes" in output
     assert "closes   GET /items/**" in output
@@ -117,7 +115,7 @@ def test_a_log_is_read_plain_packed_and_from_stdin(files: Files, log: str) -> No
     assert done.exit_code == 1
 
 
-def test_markdown_holds_whatever_stands_in_a_log(files: Files) -> None:
+def test_markdown_escapes_anything_from_a_log(files: Files) -> None:
     hostile = {"path": "/items/`|@team<img>", "key_id": "k|`<b>\u202e", "tenant": "\x1b[31m"}
     done = files.replay(lines(hostile), "--markdown")
     [row] = [line for line in done.output.splitlines() if line.startswith("| **closed**")]
@@ -126,7 +124,7 @@ def test_markdown_holds_whatever_stands_in_a_log(files: Files) -> None:
     assert "\x1b" not in done.output and "\u202e" not in done.output
 
 
-def test_what_is_not_judged_is_told(files: Files) -> None:
+def test_requests_that_were_not_judged_are_reported(files: Files) -> None:
     log = lines({"path": "/items/[redacted]"}, {"status": 401, "reason": "revoked_key"}, {"scopes": [], "config": None})
     output = files.replay(b"Starting\n" + log).output
     assert "Not requests: 1 line, the first is line 1." in output
@@ -135,7 +133,7 @@ def test_what_is_not_judged_is_told(files: Files) -> None:
     assert "Quotas, headers and bodies are not judged." in output
 
 
-def test_a_damaged_log_is_judged_as_far_as_it_goes_and_fails(files: Files) -> None:
+def test_a_damaged_log_is_judged_up_to_the_damage_and_fails(files: Files) -> None:
     packed = gzip.compress(lines(*({"request_id": f"{number * 7919:x}"} for number in range(5000))))
     done = files.replay(packed[:-100], "--fail-on", "nothing")
     assert done.exit_code == 2
@@ -152,7 +150,7 @@ BAD_LOGS = {
 
 
 @pytest.mark.parametrize("log", BAD_LOGS.values(), ids=BAD_LOGS)
-def test_a_log_that_is_none_is_one_line(files: Files, log: bytes) -> None:
+def test_a_file_that_is_not_a_log_is_one_line_of_error(files: Files, log: bytes) -> None:
     done = files.replay(log)
     assert done.exit_code == 2
     assert done.output.startswith("Error: ") and done.output.count("\n") == 1
@@ -180,18 +178,18 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
-def test_problems_of_both_files_are_told_at_once(files: Files, content: bytes) -> None:
+def test_problems_of_both_files_are_reported_at_once(files: Files, content: bytes) -> None:
     bad, worse = files.write("bad.yaml", content), str(files.folder / "missing.yaml")
     done = CliRunner().invoke(main, ["diff", bad, worse], catch_exceptions=False)
     assert done.exit_code == 2
     assert "bad.yaml" in done.output and "missing.yaml: cannot be read" in done.output
 
 
-def test_marks_of_windows_in_a_file_do_not_matter(files: Files) -> None:
+def test_windows_line_ends_and_a_bom_do_not_matter(files: Files) -> None:
     assert files.diff(OLD, "\ufeff" + OLD.replace("\n", "\r\n")).exit_code == 0
 
 
-def test_what_a_sidecar_has_logged_is_judged_as_it_was(start_sidecar: StartSidecar, files: Files) -> None:
+def test_a_logged_request_is_judged_as_it_was(start_sidecar: StartSidecar, files: Files) -> None:
     sidecar = start_sidecar(OLD + "access_log: json\n")
     key, other = sidecar.keys.issue(scopes=("read",)), sidecar.keys.issue(scopes=("write",))
     for path, credential in (("/items/1", key), ("/items/1", other), ("/items/1", None), ("/none", key)):

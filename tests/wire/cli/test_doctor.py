@@ -14,13 +14,11 @@ from tests.harness.running import StartSidecar
 from tests.wire.cli.doctoring import CONFIG, PEPPER, Place, examined, examined_running
 
 
-def test_of_a_running_sidecar_with_everything_in_order_there_is_nothing_to_mend(
-    start_sidecar: StartSidecar, upstream: Upstream
-) -> None:
+def test_a_healthy_running_sidecar_has_no_problems(start_sidecar: StartSidecar, upstream: Upstream) -> None:
     upstream.plan(b"HTTP/1.1 404 Not Found\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n")
     sidecar = start_sidecar(CONFIG, environ={"SIDECAR_PEPPER": PEPPER})
     report = examined_running(sidecar, upstream.url, SIDECAR_PEPPER=PEPPER)
-    # What the disk below a temporary folder is, is not for this test to say.
+    # The file system of a temporary folder is outside this test's control.
     assert {name for name in report.not_ok() if name != "Key store: disk"} == {"Upstream: clock"}
     assert "behind this host's clock" in report["Upstream: clock"][1]
     assert report.status == 0
@@ -30,7 +28,7 @@ def test_of_a_running_sidecar_with_everything_in_order_there_is_nothing_to_mend(
     assert sidecar.ask("GET", "/v1/x").status == 401
 
 
-def test_a_file_that_the_sidecar_has_not_read_is_told_until_it_has(
+def test_a_file_that_the_sidecar_has_not_loaded_is_reported_until_it_has(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
     sidecar = start_sidecar(CONFIG + "reload: {watch: false}\n")
@@ -42,7 +40,7 @@ def test_a_file_that_the_sidecar_has_not_read_is_told_until_it_has(
     assert examined_running(sidecar, upstream.url)["Running sidecar: configuration"][0] == "ok"
 
 
-def test_a_change_that_needs_a_restart_is_told(start_sidecar: StartSidecar, upstream: Upstream) -> None:
+def test_a_change_that_needs_a_restart_is_reported(start_sidecar: StartSidecar, upstream: Upstream) -> None:
     sidecar = start_sidecar(CONFIG + "reload: {watch: false}\n")
     with sidecar.keys.config.open("a") as file:
         file.write("access_log: off\n")
@@ -63,7 +61,7 @@ def test_a_running_sidecar_that_is_not_ready_is_a_problem_and_says_why(
     assert "is gone or out of reach" in saw
 
 
-def test_a_wrong_configuration_is_told_as_check_tells_it(tmp_path: Path) -> None:
+def test_a_wrong_configuration_is_reported_as_check_reports_it(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("listen: nonsense\n")
     done = run_cli("doctor", "-c", str(file))
@@ -107,7 +105,7 @@ def test_text_is_grouped_aligned_at_most_100_columns_and_coloured_on_a_terminal_
     assert "\x1b[31mproblem" in coloured.stdout
 
 
-def test_what_could_not_be_checked_does_not_read_as_health(place: Place) -> None:
+def test_a_check_that_could_not_run_is_not_reported_as_healthy(place: Place) -> None:
     unchecked = examined(place.config).printed["counts"]["unchecked"]
     last = run_cli("doctor", "-c", str(place.config)).stdout.splitlines()[-1]
     assert unchecked > 0
@@ -124,7 +122,7 @@ def test_json_counts_what_it_lists(place: Place) -> None:
     }
 
 
-def test_what_is_wrong_with_the_configuration_is_json_where_json_was_asked_for(tmp_path: Path) -> None:
+def test_configuration_errors_are_json_with_the_json_option(tmp_path: Path) -> None:
     file = tmp_path / "sidecar.yaml"
     file.write_text("listen: 1\nupstream: http://127.0.0.1:1\nstore: sqlite:keys.db\n")
     done = run_cli("doctor", "-c", str(file), "--json")

@@ -12,7 +12,7 @@ from tests.wire.cli.doctoring import PEPPER, Place, examined
 from tests.wire.proxy.certificates import Authority
 
 
-def test_files_that_others_can_read_are_told_and_well_after_what_doctor_says_to_do(place: Place) -> None:
+def test_files_readable_by_others_are_reported_and_fixed_by_the_suggested_command(place: Place) -> None:
     place.store.chmod(0o644)
     report = examined(place.config)
     assert report["Key store: file modes"] == ("problem", "keys.db 0644")
@@ -20,7 +20,7 @@ def test_files_that_others_can_read_are_told_and_well_after_what_doctor_says_to_
     assert examined(place.config)["Key store: file modes"] == ("ok", "keys.db 0600")
 
 
-def test_a_listeners_key_that_others_can_read_and_one_that_does_not_fit_are_told(place: Place, tmp_path: Path) -> None:
+def test_a_listeners_readable_or_mismatched_private_key_is_reported(place: Place, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("listener")
     _, other = authority.issue("other")
@@ -51,7 +51,7 @@ def test_a_missing_store_is_a_problem_and_none_is_made(tmp_path: Path) -> None:
     assert not place.store.exists()
 
 
-def test_an_older_store_is_told_and_left_as_it_is(place: Place) -> None:
+def test_an_older_store_is_reported_and_left_unchanged(place: Place) -> None:
     place.change("UPDATE schema_version SET version = 1")
     assert examined(place.config)["Key store: schema"][0] == "warning"
     place.change("UPDATE schema_version SET version = 99")
@@ -62,7 +62,7 @@ def test_an_older_store_is_told_and_left_as_it_is(place: Place) -> None:
         assert connection.execute("SELECT version FROM schema_version").fetchall() == [(99,)]
 
 
-def test_a_store_that_somebody_holds_is_a_problem_and_its_audit_is_looked_at_all_the_same(place: Place) -> None:
+def test_a_locked_store_is_a_problem_and_its_audit_is_still_checked(place: Place) -> None:
     with closing(sqlite3.connect(place.store, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         report = examined(place.config)
@@ -72,14 +72,14 @@ def test_a_store_that_somebody_holds_is_a_problem_and_its_audit_is_looked_at_all
     assert report["Key store: audit"] == ("ok", "1 row, none changed or removed")
 
 
-def test_times_in_the_store_that_lie_ahead_are_told(place: Place) -> None:
+def test_times_in_the_future_in_the_store_are_reported(place: Place) -> None:
     place.change("UPDATE api_key SET last_used_at = created_at + 3600 * 1000000")
     severity, saw = examined(place.config)["Key store: clock"]
     assert severity == "problem"
     assert "60m ahead" in saw
 
 
-def test_an_audit_that_somebody_changed_is_a_problem(place: Place) -> None:
+def test_a_modified_audit_is_a_problem(place: Place) -> None:
     place.change("UPDATE audit SET actor = 'nobody'")
     report = examined(place.config)
     assert report["Key store: audit"] == ("problem", "row 1 was changed, or the row before it was")
@@ -107,7 +107,7 @@ def test_keys_of_a_pepper_that_is_not_set_are_a_problem(tmp_path: Path) -> None:
     assert examined(place.config, **unneeded)["Secrets: previous pepper"][0] == "warning"
 
 
-def test_keys_without_an_end_and_keys_past_their_age_are_counted(place: Place) -> None:
+def test_keys_without_an_end_and_keys_over_their_age_are_counted(place: Place) -> None:
     place.keys.issue()
     assert examined(place.config)["Key store: age of keys"] == ("ok", "1 of 2 active keys never expires")
     place.change("UPDATE api_key SET created_at = created_at - 91 * 86400 * 1000000 WHERE expires_at IS NULL")

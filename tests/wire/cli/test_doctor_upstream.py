@@ -18,7 +18,7 @@ from tests.wire.proxy.certificates import Authority
 
 @contextmanager
 def answering(host: str) -> Iterator[int]:
-    """An upstream that answers everything with 501, and the Date."""
+    """An upstream that responds to everything with 501 and the Date."""
     with ThreadingHTTPServer((host, 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
@@ -40,7 +40,7 @@ def test_an_upstream_that_listens_at_every_address_is_a_problem(place: Place) ->
     assert report["Upstream: clock"] == ("ok", "its Date agrees with this host's clock")
 
 
-def test_an_upstream_at_an_address_of_this_host_or_of_another_is_told(place: Place) -> None:
+def test_an_upstream_is_judged_by_whether_its_address_is_local(place: Place) -> None:
     for address in own_addresses()[:1]:
         host = f"[{address}]" if ":" in address else address
         assert examined(place.config, SIDECAR_UPSTREAM=f"http://{host}:1")["Upstream: ways around"][0] == "problem"
@@ -52,7 +52,7 @@ def test_an_upstream_at_an_address_of_this_host_or_of_another_is_told(place: Pla
     assert examined(place.config)["Upstream: ways around"][0] == "warning"
 
 
-def test_an_upstream_socket_that_everybody_may_use_is_told(place: Place, tmp_path: Path) -> None:
+def test_an_upstream_socket_open_to_everyone_is_reported(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "up.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -65,7 +65,7 @@ def test_an_upstream_socket_that_everybody_may_use_is_told(place: Place, tmp_pat
         assert examined(place.config, SIDECAR_UPSTREAM=f"unix:{path}")["Upstream: ways around"][0] == "ok"
 
 
-def test_an_upstream_that_nobody_runs_is_a_problem(place: Place) -> None:
+def test_an_upstream_that_is_not_running_is_a_problem(place: Place) -> None:
     report = examined(place.config)
     assert report["Upstream: connection"] == (
         "problem",
@@ -87,7 +87,7 @@ def test_each_named_upstream_is_examined(place: Place) -> None:
     assert report["Upstream files: clock"][0] == "ok"
 
 
-def test_what_is_no_sidecar_at_the_ops_address_is_said_to_be_none(place: Place) -> None:
+def test_another_program_at_the_ops_address_is_reported(place: Place) -> None:
     with answering("127.0.0.1") as port:
         report = examined(place.config, SIDECAR_OPS=f"127.0.0.1:{port}")
     assert report["Running sidecar: readiness"] == (
@@ -98,7 +98,7 @@ def test_what_is_no_sidecar_at_the_ops_address_is_said_to_be_none(place: Place) 
 
 @contextmanager
 def speaking_tls(certificate: Path, key: Path) -> Iterator[int]:
-    """An upstream of openssl's own."""
+    """An upstream run by openssl."""
     port = free_port()
     arguments = ["-accept", f"127.0.0.1:{port}", "-cert", certificate, "-key", key, "-www"]
     process = subprocess.Popen(["openssl", "s_server", *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)

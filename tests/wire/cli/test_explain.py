@@ -58,7 +58,7 @@ def asked(tmp_path: Path) -> Asked:
     return Asked(tmp_path)
 
 
-def test_an_allowed_request_is_told_with_its_route_scopes_quota_and_headers(asked: Asked) -> None:
+def test_an_allowed_request_is_explained_with_route_scopes_quota_and_headers(asked: Asked) -> None:
     key = asked.issue("--scope", "write")
     told = asked.explain("GET", "/items/7?page=2", key["id"])
     assert f"GET /items/**  ({asked.file}:11)" in told
@@ -69,7 +69,7 @@ def test_an_allowed_request_is_told_with_its_route_scopes_quota_and_headers(aske
     assert told.splitlines()[-1].split() == ["decision", "allow"]
 
 
-def test_the_upstream_that_a_route_names_is_told_and_what_it_gets(asked: Asked) -> None:
+def test_the_upstream_of_a_route_is_shown_with_what_it_gets(asked: Asked) -> None:
     route = "- GET /pay/**: {public: true, upstream: billing, strip_prefix: /pay}\n"
     text = asked.file.read_text().replace("identity:", f"{route}identity:")
     asked.file.write_text(f"{text}upstreams: {{billing: http://127.0.0.1:2/v2}}\n")
@@ -78,7 +78,7 @@ def test_the_upstream_that_a_route_names_is_told_and_what_it_gets(asked: Asked) 
     assert ["forwarded", "as", "/v2/x"] in told
 
 
-def test_the_same_is_told_as_json(asked: Asked) -> None:
+def test_the_same_is_printed_as_json(asked: Asked) -> None:
     key = asked.issue("--scope", "read")
     words = ["explain", "-c", str(asked.file), "GET", "/items/7", "--key", key["id"], "--json"]
     told = json.loads(asked.run(*words))
@@ -86,7 +86,7 @@ def test_the_same_is_told_as_json(asked: Asked) -> None:
     assert told["quotas"][0]["remaining"] == 3
 
 
-def test_asking_takes_nothing_from_a_quota(asked: Asked) -> None:
+def test_explaining_takes_nothing_from_a_quota(asked: Asked) -> None:
     key = asked.issue("--scope", "read")
     for _ in range(5):
         assert "few: 3 of 3 left" in asked.explain("GET", "/items", key["id"])
@@ -111,13 +111,13 @@ def test_a_mistyped_key_on_stdin_is_an_invalid_key(asked: Asked) -> None:
     assert "deny: invalid_key, answered with 401" in told
 
 
-def test_the_tenant_that_the_path_must_name_is_told(asked: Asked) -> None:
+def test_the_required_tenant_of_the_path_is_reported(asked: Asked) -> None:
     told = asked.explain("GET", "/orgs/other/x", asked.issue("--tenant", "acme")["id"])
     assert "{org} must be acme" in told
     assert "deny: wrong_tenant" in told
 
 
-def test_a_revoked_key_is_told_as_revoked(asked: Asked) -> None:
+def test_a_revoked_key_is_reported_as_revoked(asked: Asked) -> None:
     key = asked.issue("--scope", "read")
     asked.run("keys", "revoke", key["id"], "-c", str(asked.file))
     assert "deny: revoked_key, answered with 401" in asked.explain("GET", "/items", key["id"])
@@ -129,7 +129,7 @@ def test_every_reading_of_an_ambiguous_path_is_shown(asked: Asked) -> None:
     assert "deny: ambiguous_target, answered with 400" in told
 
 
-def test_readings_that_are_no_text_are_shown_by_their_bytes(asked: Asked) -> None:
+def test_readings_that_are_not_text_are_shown_by_their_bytes(asked: Asked) -> None:
     told = asked.explain("GET", "/items/50%25cab%251b%5B1m", asked.issue("--scope", "read")["id"])
     assert "or read as  /items/50\\xcab\\x1b[1m" in told
     assert "\x1b" not in told
@@ -288,13 +288,13 @@ def test_where_each_key_has_one_scope_another_one_takes_its_place(asked: Asked) 
     assert told == f"the key lacks write: sidecar keys change {key} --scope write"
 
 
-def test_of_scopes_that_one_of_is_enough_one_is_advised(asked: Asked) -> None:
+def test_one_scope_is_suggested_if_any_one_is_enough(asked: Asked) -> None:
     key = asked.issue()["id"]
     told = f"the key lacks read or write: sidecar keys change {key} --scope read"
     assert cause(asked.explain("GET", "/either", key)) == told
 
 
-def test_without_a_key_the_cause_is_where_it_goes(asked: Asked) -> None:
+def test_without_a_key_the_cause_says_where_to_put_it(asked: Asked) -> None:
     assert cause(asked.explain("GET", "/items")) == "no key was sent: it goes in `Authorization: Bearer KEY`"
 
 
@@ -315,7 +315,7 @@ def test_a_plaintext_as_an_argument_is_refused_without_being_repeated(asked: Ask
             assert key[12:20] not in done.output
 
 
-def test_what_was_copied_along_with_a_key_or_id_does_not_hide_it(asked: Asked) -> None:
+def test_text_copied_along_with_a_key_or_id_does_not_hide_it(asked: Asked) -> None:
     key = asked.issue("--scope", "read")
     for text in (f'"{key["key"]}"', f"Bearer {key['key']}", f"  authorization: bearer '{key['key']}' "):
         assert key["id"] in asked.run("keys", "show", "-", "-c", str(asked.file), stdin=text + "\n")

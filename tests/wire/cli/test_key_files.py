@@ -52,7 +52,7 @@ def record(text: str = LEGACY, **more: object) -> str:
     return json.dumps({**line, **more})
 
 
-def test_import_takes_a_file_and_export_gives_everything_but_the_hash(keys: Keys, tmp_path: Path) -> None:
+def test_import_reads_a_file_and_export_writes_everything_but_the_hash(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "keys.jsonl"
     file.write_text(record() + "\n")
     result = keys.run("import", str(file))
@@ -86,7 +86,7 @@ def test_a_dry_run_lists_every_bad_line_and_makes_no_store(keys: Keys, tmp_path:
     assert not keys.store.exists()
 
 
-def test_a_dry_run_of_a_good_file_imports_nothing_and_tells_what_is_stored(keys: Keys, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_good_file_imports_nothing_and_reports_stored_keys(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "keys.jsonl"
     file.write_text(record())
     assert keys.run("import", "--dry-run", str(file)).stdout.startswith("Checked 1 key in ")
@@ -137,7 +137,7 @@ def test_export_writes_a_neutral_file_for_its_owner_only(keys: Keys, tmp_path: P
     assert sorted(tmp_path.glob("*.part")) == []
 
 
-def test_export_comes_in_pages(keys: Keys) -> None:
+def test_export_is_paginated(keys: Keys) -> None:
     lines = "\n".join(record(f"sk_live_{number}") for number in range(1_203))
     assert keys.run("import", "-", stdin=lines).exit_code == 0
     assert len({json.loads(line)["id"] for line in keys.run("export").stdout.splitlines()}) == 1_203
@@ -172,7 +172,7 @@ def algorithms(sidecar: Sidecar) -> set[str]:
         return {algorithm for (algorithm,) in connection.execute("SELECT algorithm FROM api_key")}
 
 
-def test_a_legacy_key_is_hashed_anew_at_first_use_and_needs_its_pepper_no_longer(
+def test_a_legacy_key_is_rehashed_at_first_use_and_no_longer_needs_its_pepper(
     start_sidecar: StartSidecar, tmp_path: Path
 ) -> None:
     store, ours = tmp_path / "keys.db", {"SIDECAR_PEPPER": "a pepper of at least 16"}

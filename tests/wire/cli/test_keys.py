@@ -45,7 +45,7 @@ def config(tmp_path: Path, store: Path) -> Path:
 
 @pytest.fixture
 def run(config: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`sidecar keys VERB -c FILE …`, with an environment that names nothing."""
+    """`sidecar keys VERB -c FILE …`, with an environment that configures nothing."""
     for name in [name for name in os.environ if name.startswith("SIDECAR_")]:
         monkeypatch.delenv(name)
 
@@ -69,7 +69,7 @@ def test_issue_prints_the_plaintext_once_and_says_so(run: Run) -> None:
     assert text not in run("list", "--json").stdout + run("list").stdout
 
 
-def test_issue_tells_everything_as_json(run: Run) -> None:
+def test_issue_prints_everything_as_json(run: Run) -> None:
     options = "--name CI --scope streams:read --scope streams:write --tenant acme --environment test --plan pro"
     more = "--expires 2100-01-31 --metadata user_id=7 --metadata note=a=b --quota general=5 --json"
     told = json.loads(run("issue", *options.split(), *more.split()).stdout)
@@ -161,7 +161,7 @@ def test_list_fits_the_terminal(run: Run, config: Path, width: int) -> None:
     assert "nnnnnnnn…" in shown.decode()
 
 
-def test_list_tells_when_a_replaced_key_ends(run: Run) -> None:
+def test_list_shows_when_a_replaced_key_ends(run: Run) -> None:
     old = json.loads(run("issue", "--name", "CI", "--expires", "90d", "--json").stdout)["id"]
     run("rotate", old, "--overlap", "48h")
     [line] = [line for line in run("list", "--columns", "id,status,ends").stdout.splitlines() if old in line]
@@ -289,7 +289,7 @@ def test_a_store_of_another_kind_is_refused(run: Run, url: str) -> None:
     assert "sqlite:///absolute/path" in result.stderr
 
 
-def test_a_wrong_configuration_is_told_in_one_line_a_problem(run: Run, config: Path) -> None:
+def test_a_wrong_configuration_is_reported_in_one_line_per_problem(run: Run, config: Path) -> None:
     config.write_text(config.read_text() + "nonsense: 1\nmore: 2\n")
     result = run("issue", "--name", "CI")
     assert result.exit_code == 2

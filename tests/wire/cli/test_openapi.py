@@ -79,7 +79,7 @@ def run(*words: str) -> Result:
     return CliRunner().invoke(main, list(words))
 
 
-def test_a_draft_goes_to_stdout_and_passes_every_check(here: Path) -> None:
+def test_a_draft_is_printed_to_stdout_and_passes_every_check(here: Path) -> None:
     done = run("routes", "from-openapi", "api.yaml")
     assert (done.exit_code, done.stdout, done.stderr) == (0, DRAFT, "")
     (here / "draft.yaml").write_text(done.stdout, encoding="utf-8")
@@ -97,7 +97,7 @@ def test_a_draft_may_be_routes_alone_below_another_path(here: Path) -> None:
     assert "listen" not in text and "- GET /status: {public: true}" in text
 
 
-def test_a_draft_is_told_as_json() -> None:
+def test_a_draft_can_be_printed_as_json() -> None:
     told = json.loads(run("routes", "from-openapi", "--json", "api.yaml").stdout)
     assert (told["document"], told["title"], told["operations"]) == ("api.yaml", "Streams", 4)
     assert (told["scopes"], told["tie_breakers"], told["yaml"]) == (["read", "write"], [], DRAFT)
@@ -119,7 +119,7 @@ def test_findings_go_to_stderr_and_are_refused_by_strict_alone() -> None:
     assert strict.stdout.startswith("sidecar.yaml: valid, but --strict allows no warnings")
 
 
-def test_findings_are_told_as_json() -> None:
+def test_findings_can_be_printed_as_json() -> None:
     done = run("check", "--json", "--openapi", "api.yaml", "sidecar.yaml")
     told = json.loads(done.stdout)
     assert (told["ok"], told["warnings"], done.stderr) == (True, [], "")
@@ -133,7 +133,7 @@ def test_findings_are_told_as_json() -> None:
     assert "openapi" not in json.loads(run("check", "--json").stdout)
 
 
-def test_what_is_wrong_with_both_files_is_told_at_once(here: Path) -> None:
+def test_errors_of_both_files_are_reported_at_once(here: Path) -> None:
     (here / "sidecar.yaml").write_text("lisen: x\n", encoding="utf-8")
     (here / "api.yaml").write_text("openapi: 3.1.0\npaths: []\n", encoding="utf-8")
     done = run("check", "--openapi", "api.yaml")
@@ -144,7 +144,7 @@ def test_what_is_wrong_with_both_files_is_told_at_once(here: Path) -> None:
     assert (told["ok"], len(told["openapi"]["problems"])) == (False, 1)
 
 
-def test_a_document_beside_a_wrong_configuration_is_read_all_the_same(here: Path) -> None:
+def test_a_document_is_checked_even_if_the_configuration_is_invalid(here: Path) -> None:
     (here / "sidecar.yaml").write_text("lisen: x\n", encoding="utf-8")
     done = run("check", "--openapi", "api.yaml")
     assert done.exit_code == 2 and "api.yaml" not in done.stderr
@@ -171,7 +171,7 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
-def test_a_document_that_cannot_be_used_is_told_in_lines_with_their_place(content: bytes, here: Path) -> None:
+def test_an_unusable_document_is_reported_with_locations(content: bytes, here: Path) -> None:
     (here / "broken").write_bytes(content)
     for words in (("routes", "from-openapi", "broken"), ("check", "--openapi", "broken")):
         done = run(*words)
@@ -181,7 +181,7 @@ def test_a_document_that_cannot_be_used_is_told_in_lines_with_their_place(conten
 
 
 @pytest.mark.parametrize(("name", "why"), [("none.yaml", "No such file or directory"), (".", "Is a directory")])
-def test_what_is_no_file_is_told(name: str, why: str) -> None:
+def test_a_path_that_is_not_a_file_is_reported(name: str, why: str) -> None:
     for words in (("routes", "from-openapi", name), ("check", "--openapi", name)):
         done = run(*words)
         assert (done.exit_code, done.stderr) == (2, f"{name}: cannot be read: {why}\n")
@@ -198,7 +198,7 @@ def test_what_is_no_file_is_told(name: str, why: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_misuse_exits_with_2_and_says_what_is_wrong(words: tuple[str, ...], expected: str) -> None:
+def test_wrong_usage_exits_with_2_and_says_what_is_wrong(words: tuple[str, ...], expected: str) -> None:
     done = run(*words)
     assert done.exit_code == 2 and expected in done.stderr
 

@@ -1,4 +1,4 @@
-"""What becomes of a command's output: a reader that leaves, a full disk, and what `-o` names."""
+"""A command's output: a closed reader, a full disk, and the targets of `-o`."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ PLAIN = [words for words in READ if words == ["keys", "list"] or words[:2] == ["
 
 
 def started(place: Place, words: list[str], stdout: int) -> "subprocess.Popen[str]":
-    """Some as a shell starts them, with all that Python itself does at the end; the others are forked."""
+    """Some are started as by a shell, including everything that Python does at exit; the others are forked."""
     config = ["-c", str(place.keys.config)]
     line = [sys.executable, "-m", "sidecar"] if words in PLAIN else forks.command()
     environ, passed = clean_environ(SIDECAR_STORE=place.keys.url), [forks.server().fileno()]
@@ -75,7 +75,7 @@ def test_a_command_on_a_full_disk_says_so_in_one_line(place: Place, words: list[
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("verb", ["issue", "rotate"])
-def test_a_key_that_a_full_disk_kept_from_being_shown_is_named(place: Place, verb: str) -> None:
+def test_a_key_that_a_full_disk_kept_from_being_printed_is_named(place: Place, verb: str) -> None:
     words = ["--name", "lost"] if verb == "issue" else [place.keys.issue().id]
     full = os.open("/dev/full", os.O_WRONLY)
     process = started(place, ["keys", verb, *words], full)
@@ -86,7 +86,7 @@ def test_a_key_that_a_full_disk_kept_from_being_shown_is_named(place: Place, ver
     assert place.keys.run("show", key_id).exit_code == 0
 
 
-def test_an_output_without_a_name_is_said_to_have_none(place: Place) -> None:
+def test_an_output_without_a_name_is_reported(place: Place) -> None:
     result = place.keys.run("export", "-o", "")
     assert (result.exit_code, result.stderr) == (2, "Error: the output has no name: name a file, or - for stdout\n")
 
@@ -107,7 +107,7 @@ def test_an_output_without_a_name_is_said_to_have_none(place: Place) -> None:
         ("version", "--version"),
     ],
 )
-def test_what_was_meant_by_a_command_that_is_none_is_told_as_it_is_to_be_typed(typed: str, meant: str) -> None:
+def test_an_unknown_command_gets_a_suggestion_ready_to_type(typed: str, meant: str) -> None:
     result = run_cli(typed)
     assert result.exit_code == 2
     assert result.stderr.endswith(f"Error: No such command {typed!r}. Did you mean {meant!r}?\n")
@@ -205,7 +205,7 @@ def test_export_into_a_folder_that_is_not_there_is_one_line(place: Place) -> Non
         ("keys issue --name CI --quota a", "--quota: 'a' has no =: write NAME=VALUE"),
     ],
 )
-def test_a_wrong_value_is_told_in_one_line_with_what_to_write(line: str, told: str) -> None:
+def test_an_invalid_value_is_reported_in_one_line_with_the_expected_form(line: str, told: str) -> None:
     done = run_cli(*line.split())
     assert (done.exit_code, done.stderr) == (2, f"Error: {told}\n")
 
@@ -251,8 +251,8 @@ def commands_of(command: click.Command) -> Iterator[click.Command]:
             yield from commands_of(found)
 
 
-def test_every_option_with_a_number_or_a_choice_tells_what_to_write() -> None:
-    """The library's own words say no more than "is not a valid integer range"."""
+def test_every_option_with_a_number_or_a_choice_says_what_to_write() -> None:
+    """The library's own message says only "is not a valid integer range"."""
     types = {type(option.type) for command in commands_of(main) for option in command.params}
     plain = {type(click.STRING), type(click.BOOL), type(click.UNPROCESSED), click.Path}
     assert types - plain == {OneOf, WholeNumber}

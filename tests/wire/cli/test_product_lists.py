@@ -1,4 +1,4 @@
-"""Lists of other products: the keys in them work at once, and stand nowhere afterwards."""
+"""Lists of other products: their keys work immediately, and are stored nowhere."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def keys(tmp_path: Path) -> Keys:
     return Keys(config, tmp_path / "keys.db")
 
 
-def test_keys_in_a_list_are_taken_only_when_told_so_and_are_found_by_themselves(keys: Keys, tmp_path: Path) -> None:
+def test_plaintext_keys_in_a_list_need_an_option_and_are_then_found(keys: Keys, tmp_path: Path) -> None:
     refused = keys.run("import", "--format", "kong", "-", stdin=LIST)
     assert refused.exit_code == 1
     assert "--hash-plaintext" in refused.stderr

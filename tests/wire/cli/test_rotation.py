@@ -49,14 +49,14 @@ def test_rotate_prints_the_new_key_once_and_when_the_old_one_ends(keys: Keys) ->
     assert text not in keys.run("list", "--json").stdout
 
 
-def test_rotate_tells_that_the_old_key_may_end_sooner(keys: Keys) -> None:
+def test_rotate_says_that_the_old_key_may_end_earlier(keys: Keys) -> None:
     keys.config.write_text(CONFIG.replace("max_age: 90d", "retire_unused: 6h"))
     old = keys.issue("CI")
     told = keys.run("rotate", old.id).stdout
     assert f"until {keys.told('show', old.id)['retires_at']}, or less long if it stays unused. " in told
 
 
-def test_rotate_takes_an_overlap_and_an_expiry_and_tells_everything_as_json(keys: Keys) -> None:
+def test_rotate_accepts_an_overlap_and_an_expiry_and_prints_everything_as_json(keys: Keys) -> None:
     old = keys.issue("CI", expires="30d")
     told = keys.told("rotate", old.id, "--overlap", "0s", "--expires", "2100-01-31")
     assert (told["replaces"], told["expires_at"]) == (old.id, "2100-01-31T00:00:00Z")
@@ -88,7 +88,7 @@ def test_rotate_refuses_in_one_line_and_makes_nothing(keys: Keys) -> None:
     assert len(keys.told("list")) == 3
 
 
-def test_change_sets_and_takes_away(keys: Keys) -> None:
+def test_change_sets_and_removes_values(keys: Keys) -> None:
     key = keys.issue("CI", scopes=("streams:read",), metadata={"a": "1", "b": "2"})
     arguments = "--scope streams:write --plan pro --quota general=5 --quota burst=6 --metadata c=3 --no-metadata a"
     told = keys.told("change", key.id, "--name", "CI, nightly", "--expires", "2100-01-31", *arguments.split())
@@ -128,7 +128,7 @@ def aged(keys: Keys, key_id: str, days: int) -> None:
         store.execute("UPDATE api_key SET created_at = created_at - ? WHERE id = ?", (days * 86_400_000_000, key_id))
 
 
-def test_due_tells_what_is_old_expires_or_retires_and_what_it_is_used_for(keys: Keys) -> None:
+def test_due_lists_old_expiring_and_retiring_keys_with_their_use(keys: Keys) -> None:
     old, soon = keys.issue("old"), keys.issue("soon", expires="3d")
     later = keys.issue("later", expires="20d")
     replaced = keys.issue("replaced", tenant="acme")
@@ -155,7 +155,7 @@ def test_due_tells_what_is_old_expires_or_retires_and_what_it_is_used_for(keys: 
     assert keys.run("due", "--tenant", "other").stdout == "No key is due.\n"
 
 
-def test_due_tells_when_a_replaced_key_retires_that_stays_unused(keys: Keys) -> None:
+def test_due_lists_when_an_unused_replaced_key_retires(keys: Keys) -> None:
     soon, used = keys.issue("soon"), keys.issue("used")
     keys.told("rotate", soon.id, "--overlap", "7h")
     keys.told("rotate", used.id, "--overlap", "7h")
@@ -213,6 +213,6 @@ def test_no_key_is_replaced_whose_successor_cannot_be_written(keys: Keys, tmp_pa
         (("key_1", "--into", "."), "--into, --within and --tenant go with --due"),
     ],
 )
-def test_rotate_says_what_goes_with_what(keys: Keys, arguments: tuple[str, ...], problem: str) -> None:
+def test_rotate_rejects_options_that_do_not_fit_together(keys: Keys, arguments: tuple[str, ...], problem: str) -> None:
     told = keys.run("rotate", *arguments)
     assert told.exit_code == 2 and problem in told.stderr

@@ -31,7 +31,7 @@ routes:
 realm: ${REALM:-api}
 """
 SOON_SECONDS = 5.0
-"""Fifty times what a refusal takes, and less than anything that a start might wait for."""
+"""Fifty times the duration of a refusal, and less than anything that a start might wait for."""
 
 
 @pytest.fixture
@@ -75,13 +75,13 @@ def test_a_ready_sidecar_says_where_each_listener_is(start_sidecar: StartSidecar
         (signal.SIGINT, "requests that have begun for up to 7 s"),
     ],
 )
-def test_a_sidecar_that_is_told_to_end_says_that_it_drains(start_sidecar: StartSidecar, number: int, told: str) -> None:
+def test_a_terminating_sidecar_reports_that_it_drains(start_sidecar: StartSidecar, number: int, told: str) -> None:
     sidecar = start_sidecar(CONFIG + "drain: {delay: 0s, timeout: 7s}\n")
     assert sidecar.process.stop(number) == 0
     assert f"sidecar: draining: {told}" in sidecar.process.stderr.all()
 
 
-def test_a_taken_port_is_one_line_and_exit_1(folder: Path) -> None:
+def test_a_port_in_use_is_one_line_and_exit_1(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, lines = refused(folder, "--listen", f"127.0.0.1:{port}")
@@ -105,7 +105,7 @@ def test_a_missing_store_is_refused_and_not_made(folder: Path) -> None:
     assert not (folder / "other.db").exists()
 
 
-def test_a_store_that_is_no_database_is_one_line_and_exit_1(folder: Path) -> None:
+def test_a_store_that_is_not_a_database_is_one_line_and_exit_1(folder: Path) -> None:
     (folder / "other.db").write_bytes(b"not a database at all" * 100)
     status, lines = refused(folder, "--store", f"sqlite://{folder}/other.db")
     assert (status, len(lines)) == (1, 1)
@@ -120,14 +120,14 @@ def test_a_missing_pepper_is_one_line_and_exit_1(folder: Path) -> None:
     assert pepper not in lines[0]
 
 
-def test_every_mistake_in_the_configuration_is_told_at_once_with_exit_2(folder: Path) -> None:
+def test_all_configuration_errors_are_reported_at_once_with_exit_2(folder: Path) -> None:
     (folder / "sidecar.yaml").write_text(CONFIG + "realms: x\naccess_log: jsn\n", encoding="utf-8")
     status, lines = refused(folder)
     assert status == 2
     assert [line.split(" ")[0] for line in lines] == ["sidecar.yaml:9:1:", "sidecar.yaml:10:13:"]
 
 
-def test_options_win_over_variables_and_variables_over_the_file(folder: Path) -> None:
+def test_options_override_variables_and_variables_override_the_file(folder: Path) -> None:
     assert refused(folder, SIDECAR_STORE="nonsense")[1][0].startswith("SIDECAR_STORE: ")
     assert refused(folder, "--store", "rubbish", SIDECAR_STORE="nonsense")[1][0].startswith("--store: ")
 
@@ -180,7 +180,7 @@ def test_every_listener_serves_each_address_of_its_list_and_says_so(folder: Path
             ports = {name: int(where.rpartition(":")[2]) for name, where in found if where.startswith("[::]:")}
             assert {name: statuses(port) for name, port in ports.items()} == {
                 "data": [401, 401],
-                "decision": [400, 403],  # Only the proxy in trusted_proxies may ask.
+                "decision": [400, 403],  # Only the proxy in trusted_proxies may use it.
                 "admin": [401, 401],
                 "ops": [404, 404],
             }

@@ -22,7 +22,7 @@ def test_an_empty_store_is_made_on_which_the_sidecar_starts(start_sidecar: Start
     assert start_sidecar(CONFIG, store=store).ask("GET", "/v1/x").status == 401
 
 
-def test_a_store_that_is_there_keeps_its_keys(tmp_path: Path) -> None:
+def test_an_existing_store_keeps_its_keys(tmp_path: Path) -> None:
     config = tmp_path / "sidecar.yaml"
     config.write_text(CONFIG)
     keys = Keys(config, tmp_path / "keys.db")
@@ -31,7 +31,7 @@ def test_a_store_that_is_there_keeps_its_keys(tmp_path: Path) -> None:
     assert keys.told("show", issued.id)["id"] == issued.id
 
 
-def test_a_store_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_created_is_one_line_of_error(tmp_path: Path) -> None:
     told = run_cli("store", "make", "--store", f"sqlite://{tmp_path}/nowhere/keys.db")
     assert told.exit_code == 1
     assert told.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`sidecar suggest`: from logs and counts to what a person may review."""
+"""`sidecar suggest`: from logs and counts to suggestions for review."""
 
 import gzip
 import json
@@ -43,7 +43,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture
 def old(keys: Keys) -> IssuedKey:
-    """A key that holds much, for long."""
+    """An old key with many scopes."""
     key = keys.issue("BI export", scopes=("streams:write", "billing"), tenant="acme")
     make_old(keys.store)
     return key
@@ -78,7 +78,7 @@ def write_log(path: Path, *groups: Iterator[str]) -> str:
     return str(path)
 
 
-def test_a_table_tells_what_each_key_could_do_without(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_a_table_shows_the_scopes_that_each_key_does_not_need(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     refused = lines(old, 12, method="POST", path="/billing/1", status=403, reason="no_route")
     log = write_log(tmp_path / "access.jsonl", lines(old), refused)
     idle = keys.issue("idle", scopes=("billing",))
@@ -95,7 +95,7 @@ def test_a_table_tells_what_each_key_could_do_without(keys: Keys, old: IssuedKey
     assert "    quota general is 1,000, and at most 1 of it was ever used" in text
 
 
-def test_commands_are_taken_by_keys_change_as_they_stand(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_printed_commands_are_accepted_by_keys_change_unchanged(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     idle = keys.issue("idle", scopes=("billing",))
     make_old(keys.store)
     script = suggest(keys, "--from", write_log(tmp_path / "access.jsonl", lines(old)), "--commands").stdout
@@ -136,7 +136,7 @@ def test_logs_may_be_packed_several_or_stdin(keys: Keys, old: IssuedKey, tmp_pat
     assert json.loads(result.stdout)["keys"][0]["requests"] == 20
 
 
-def test_a_sample_suggests_nothing_unless_it_is_taken_for_complete(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_a_sample_gives_no_suggestions_unless_declared_complete(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", lines(old, sampled=0.1, config="abc"))
     assert one(keys, "--from", log)["suggestion"] == "undecided"
     assert told(keys, "--from", log)["routes"] == []
@@ -154,7 +154,7 @@ def test_without_a_store_a_log_with_scopes_is_enough(keys: Keys, tmp_path: Path)
     assert "30 requests not judged" in suggest(keys, "--from", old_lines).stdout
 
 
-def test_keys_that_work_no_more_are_left_out(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
+def test_keys_that_no_longer_work_are_left_out(keys: Keys, old: IssuedKey, tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", lines(old))
     keys.told("revoke", old.id, "--yes")
     assert told(keys, "--from", log)["keys"] == []
@@ -197,7 +197,7 @@ def test_a_log_that_cannot_be_used_is_one_line_and_exits_with_2(
     [b"\xef\xbb\xbf%s\r\n", b'{"method":"GET","path":"/","status":200,"time":5}\nnonsense\n%s\n', b"%s"],
     ids=["BOM-and-CRLF", "other-lines", "no-end-of-line"],
 )
-def test_odd_lines_beside_requests_are_passed_over(keys: Keys, old: IssuedKey, tmp_path: Path, content: bytes) -> None:
+def test_odd_lines_among_requests_are_skipped(keys: Keys, old: IssuedKey, tmp_path: Path, content: bytes) -> None:
     log = tmp_path / "access.jsonl"
     log.write_bytes(content % next(lines(old)).encode())
     assert one(keys, "--from", str(log))["requests"] == 1
@@ -222,7 +222,7 @@ def test_options_that_make_no_sense_exit_with_2(
 
 
 @pytest.mark.parametrize("since", ["999999999d", "1001-01-01", "0s"])
-def test_any_time_is_a_beginning(keys: Keys, old: IssuedKey, tmp_path: Path, since: str) -> None:
+def test_since_accepts_any_time(keys: Keys, old: IssuedKey, tmp_path: Path, since: str) -> None:
     log = write_log(
         tmp_path / "a.jsonl", lines(old), lines(old, 1, time="9999-12-31T23:59:59Z"), lines(old, 1, time="x")
     )
@@ -230,7 +230,7 @@ def test_any_time_is_a_beginning(keys: Keys, old: IssuedKey, tmp_path: Path, sin
     assert suggest(keys, "--since", since, "--from", log).exit_code == 0
 
 
-def test_an_unknown_key_is_said_to_be(keys: Keys, old: IssuedKey) -> None:
+def test_an_unknown_key_is_reported_as_unknown(keys: Keys, old: IssuedKey) -> None:
     result = suggest(keys, "--key", "key_unknown")
     assert (result.exit_code, result.stdout) == (1, "") and "no key 'key_unknown'" in result.stderr
 

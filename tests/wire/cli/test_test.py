@@ -114,7 +114,7 @@ def test_results_are_written_as_junit_and_printed_as_json(file: Path, tmp_path: 
     assert covered["reached"] + sum(1 for _ in covered["gaps"]) == covered["total"]
 
 
-def test_cases_are_selected_and_a_text_that_no_case_has_is_a_mistake(file: Path) -> None:
+def test_cases_are_selected_by_text_and_no_match_is_an_error(file: Path) -> None:
     assert run_cli("test", str(file), "-k", "as reader").exit_code == 0
     none = run_cli("test", str(file), "-k", "nothing of the kind")
     assert none.exit_code == 2 and none.stderr.startswith("Error: no case has 'nothing of t…'")
@@ -137,7 +137,7 @@ def test_the_configuration_is_that_of_the_option_then_of_the_file_then_of_the_en
     assert run_cli("test", str(file), "-k", "as idle", environ=environ).exit_code == 0
 
 
-def test_mistakes_of_all_files_are_told_at_once(file: Path, tmp_path: Path) -> None:
+def test_errors_of_all_files_are_reported_at_once(file: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.yml"
     bad.write_text("config: sidecar.yaml\ncsaes: []\n", encoding="utf-8")
     tested = run_cli("test", str(file), str(bad), str(tmp_path), str(tmp_path / "missing.yml"), "/dev/null")
@@ -156,7 +156,7 @@ def test_a_report_that_cannot_be_written_is_one_line_of_error(file: Path, tmp_pa
         assert tested.exit_code == 1 and tested.stderr.startswith(f"Error: cannot write {place}: ")
 
 
-def test_a_reader_that_goes_away_is_no_error(file: Path) -> None:
+def test_a_closed_stdout_is_not_an_error(file: Path) -> None:
     many = "".join(f"  - GET /items/{number}: allow\n" for number in range(5_000))
     file.write_text(TESTS + many, encoding="utf-8")
     environ = clean_environ(PYTHONPATH=str(ROOT))

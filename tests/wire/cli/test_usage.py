@@ -1,4 +1,4 @@
-"""`sidecar keys usage`, and the whole way there: from a request to what a person is shown."""
+"""`sidecar keys usage`, end to end: from a request to the output."""
 
 import asyncio
 import json
@@ -108,7 +108,7 @@ def unusual(sidecar: Sidecar) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_nothing_is_lost_when_the_sidecar_is_told_to_stop(sidecar: Sidecar) -> None:
+def test_nothing_is_lost_on_shutdown(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue("CI", scopes=("a:read",))
     with sidecar.connect() as connection:
         bearer = (("Authorization", f"Bearer {key.text}"), ("User-Agent", "a-test/1"))
@@ -128,7 +128,7 @@ def test_nothing_is_lost_when_the_sidecar_is_told_to_stop(sidecar: Sidecar) -> N
     assert (told["last_used_address"], told["last_used_agent"]) == ("127.0.0.1", "a-test/1")
 
 
-def test_what_is_used_is_written_while_the_sidecar_runs(sidecar: Sidecar) -> None:
+def test_uses_are_written_while_the_sidecar_runs(sidecar: Sidecar) -> None:
     key = sidecar.keys.issue("CI", scopes=("a:read",))
     sidecar.ask("GET", "/v1/a", key=key)
     give_up = time.monotonic() + 60
@@ -137,7 +137,7 @@ def test_what_is_used_is_written_while_the_sidecar_runs(sidecar: Sidecar) -> Non
     assert told["requests"] == 1
 
 
-def test_unusual_use_is_told_on_stderr_and_remembered_over_a_restart(start_sidecar: StartSidecar) -> None:
+def test_unusual_use_is_logged_and_remembered_across_a_restart(start_sidecar: StartSidecar) -> None:
     first = start_sidecar(CONFIG)
     key, other = first.keys.issue("CI", scopes=("a:read",)), first.keys.issue("old")
     first.ask("GET", "/v1/a", key=key, source="127.0.0.1")
@@ -163,7 +163,7 @@ def test_the_metric_of_unusual_events_begins_at_zero(sidecar: Sidecar) -> None:
     assert 'sidecar_unusual_total{kind="new_network"} 0.0' in sidecar.metrics()
 
 
-def test_new_limits_are_heeded_after_a_reload(start_sidecar: StartSidecar) -> None:
+def test_new_limits_apply_after_a_reload(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG.replace("limit: 3", "limit: 1000"))
     sidecar.keys.config.write_text(CONFIG)
     sidecar.process.signal(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""`sidecar why`: past decisions from the access log, whatever else the log holds."""
+"""`sidecar why`: past decisions from the access log, whatever else the log contains."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ def asked(tmp_path: Path) -> Asked:
     return Asked(tmp_path)
 
 
-def test_what_a_sidecar_has_logged_is_explained(start_sidecar: StartSidecar, asked: Asked) -> None:
+def test_a_logged_request_is_explained(start_sidecar: StartSidecar, asked: Asked) -> None:
     sidecar = start_sidecar(CONFIG)
     key = sidecar.keys.issue(scopes=("read",))
     for request_id in ("first", "second"):
@@ -85,7 +85,7 @@ def test_every_request_with_the_id_is_shown_from_packed_logs_and_stdin_alike(ask
     ] * 2
 
 
-def test_what_is_not_in_the_log_is_said_with_what_to_try(asked: Asked) -> None:
+def test_a_request_missing_from_the_log_is_reported_with_suggestions(asked: Asked) -> None:
     log = asked.log(REFUSED, b"Traceback (most recent call last):")
     done = asked.why("r9", "--log", log)
     assert (done.exit_code, done.stdout) == (1, "")
@@ -130,14 +130,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_log_that_is_none_is_named(asked: Asked, wrong: str) -> None:
+def test_a_file_that_is_not_a_log_is_named(asked: Asked, wrong: str) -> None:
     content, status, expected = WRONG[wrong]
     (asked.folder / "log").write_bytes(content)
     done = asked.why("r1", "--log", str(asked.folder / "log"))
     assert (done.exit_code, expected in done.stderr) == (status, True), done.stderr
 
 
-def test_wrong_arguments_are_told_in_a_line(asked: Asked) -> None:
+def test_wrong_arguments_are_one_line_of_error(asked: Asked) -> None:
     key = "hv_live_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9T0abc"
     for words, status, expected in (
         (["", "--log", "-"], 2, "the id is empty"),

@@ -1,4 +1,4 @@
-"""What users of the sidecar hold on to, read from outside: each contract as plain data, its English left out."""
+"""What users of the sidecar rely on, read from outside: each contract as plain data, without its English."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -40,20 +40,20 @@ routes:
 """
 _PROSE = frozenset({"description", "summary", "title", "help", "short_help", "epilog", "message", "examples", "about"})
 _CLOSED = frozenset({"cause", "kind", "limit", "result", "turn"})
-"""Labels of few values, which are a contract as well."""
+"""Labels with few values, which are also a contract."""
 _PROCESS = ("python_", "process_")
 
 
 def without_prose(data: Any) -> Any:
-    """Names, types and shapes; what is written for people is free to change."""
+    """Names, types and shapes; text for people may change."""
     if isinstance(data, dict):
-        # A field may be called `description`, too: what it maps to is then no text.
+        # A field may also be called `description`: its value is then not text.
         return {k: without_prose(v) for k, v in data.items() if k not in _PROSE or not isinstance(v, str | None)}
     return [without_prose(item) for item in data] if isinstance(data, list | tuple) else data
 
 
 def inlined(document: dict[str, Any]) -> Any:
-    """The document with every `$ref` replaced by what it names: names of schemas are words for people, too."""
+    """The document with every `$ref` resolved: names of schemas are also text for people."""
 
     def put(data: Any, within: tuple[str, ...]) -> Any:
         if isinstance(data, list):
@@ -100,7 +100,7 @@ def _option(parameter: click.Parameter, context: click.Context) -> dict[str, Any
 
 
 def metrics(sidecar: Sidecar) -> dict[str, Any]:
-    """Name to type and labels, of a sidecar that has been used in every way."""
+    """Name to type and labels, of a sidecar after all kinds of requests."""
     families: dict[str, Any] = {}
     for family in text_string_to_metric_families(sidecar.metrics()):
         if not family.name.startswith(_PROCESS):
@@ -120,7 +120,7 @@ def schema_of(store: Path) -> dict[str, list[str]]:
 
 
 def yaml_files() -> dict[str, Any]:
-    """What the files that users copy say, comments and alert texts left out."""
+    """The content of the files that users copy, without comments and alert texts."""
     files = [ROOT / "config.example.yaml", *sorted((ROOT / "deploy").rglob("*.yaml"))]
     return {str(file.relative_to(ROOT)): without_prose(list(_documents(file))) for file in files}
 

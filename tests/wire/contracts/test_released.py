@@ -1,6 +1,6 @@
-"""The outside holds still: what users build on is as it was released.
+"""The contracts hold: what users build on is as it was released.
 
-A change on purpose is written down by `python -m pytest tests/contracts --write-contracts`, and read in the diff.
+An intended change is recorded by `python -m pytest tests/wire/contracts --write-contracts`, and reviewed in the diff.
 """
 
 import json
@@ -32,7 +32,7 @@ RELEASED = Path(__file__).parent / "released"
 
 
 def holds(request: pytest.FixtureRequest, name: str, found: Any) -> None:
-    """`found` is what `name` was released with."""
+    """Asserts that `found` equals the released contract `name`."""
     file = RELEASED / f"{name}.json"
     if request.config.getoption("--write-contracts"):
         file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -41,7 +41,7 @@ def holds(request: pytest.FixtureRequest, name: str, found: Any) -> None:
 
 @pytest.fixture(scope="module")
 def used(start_shared_sidecar: StartSidecar, upstream_process: Upstream) -> Iterator[Sidecar]:
-    """A sidecar that has let requests pass, refused some, been failed by its upstream, and been asked by a proxy."""
+    """A sidecar that has allowed and refused requests, had a failing upstream, and served a forward-auth proxy."""
     sidecar = start_shared_sidecar(CONFIG)
     key = sidecar.keys.issue(scopes=("read",), plan="basic")
     for target, credential in (("/items/1?a=1", key), ("/items/1", key), ("/items/1", None), ("/public/1", None)):

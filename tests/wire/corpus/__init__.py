@@ -1,1 +1,1 @@
-"""Hostile requests and answers as files, replayed on every run. `case.py` tells how a file is read."""
+"""Hostile requests and responses as files, replayed on every run. `case.py` describes the file format."""

@@ -7,8 +7,8 @@ r"""A case of the corpus, out of a file of this form:
     Content-Length: 6\r\n
     \r\n
 
-Fields above the line, exact bytes below it. There, line ends of the file stand for nothing; `\r` `\n` `\t` `\0` `\xHH`
-and `\\` stand for bytes, `<<Kr>>` for a key, and `<<3*ab>>` for `ababab`.
+Fields above the line, exact bytes below it. There, line ends of the file are ignored; `\r` `\n` `\t` `\0` `\xHH` and
+`\\` mean bytes, `<<Kr>>` for a key, and `<<3*ab>>` for `ababab`.
 """
 
 import re
@@ -31,7 +31,7 @@ class Case:
     raw: bytes
 
     def numbers(self, field: str, default: str) -> set[int]:
-        """The numbers, any one of which may be."""
+        """The numbers, any of which is allowed."""
         return {int(word) for word in self.fields.get(field, default).split()}
 
     def bytes_of(self, field: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The site, and a check after all of it that nothing went wrong inside."""
+"""The site, and a final check that nothing went wrong inside."""
 
 from collections.abc import Iterator
 

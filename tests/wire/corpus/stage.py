@@ -1,4 +1,4 @@
-"""What hostile bytes are sent through, and what must hold after them."""
+"""The setting for hostile bytes, and the conditions that must hold afterwards."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from tests.harness.wire import Connection, ConnectionClosed, Response
 from tests.wire.corpus.case import Case
 
 WAIT_SECONDS = 0.15
-"""Silence of this length is taken for waiting."""
+"""Silence of this length counts as waiting."""
 
 HANG_SECONDS = 20.0
-"""Silence of this length where something must come, is a hang."""
+"""Silence of this length, when something must arrive, is a hang."""
 
 _TROUBLE = ("Traceback", "internal error", "Task exception", "never retrieved", "never awaited", "Unhandled")
 
@@ -26,24 +26,24 @@ class Stage:
     keys: dict[str, str]
 
     def alive(self, target: str) -> None:
-        """A stranger's request gets its own answer."""
+        """Another client's request gets its own response."""
         response = self.sidecar.ask("GET", target)
         assert (response.status, response.json()["target"]) == (200, target)
 
     def seen(self) -> list[Recorded]:
-        """What has reached the upstream, once another request has come there after it."""
+        """What has reached the upstream, once a later request has arrived there."""
         self.alive("/public/settled")
         return [recorded for recorded in self.upstream.requests() if recorded.target != "/public/settled"]
 
 
 def send(connection: Connection, raw: bytes) -> None:
-    """As far as the other end takes it."""
+    """Send as much as the other end accepts."""
     with suppress(ConnectionError):
         connection.send(raw)
 
 
 def answers_until_closed(connection: Connection, *, head_only: bool) -> list[Response]:
-    """Every answer; nothing may follow the last but the end of the connection. Raises TimeoutError without that."""
+    """All responses; only the end of the connection may follow. Raises TimeoutError without it."""
     responses = []
     while True:
         try:
@@ -54,7 +54,7 @@ def answers_until_closed(connection: Connection, *, head_only: bool) -> list[Res
 
 
 def received(connection: Connection, case: Case, *, head_only: bool) -> list[Response]:
-    """The answers, up to the `end` that the case tells. Raises TimeoutError where the other end hangs."""
+    """The responses, up to the expected `end`. Raises TimeoutError if the other end hangs."""
     match case.fields.get("end", "close"):
         case "close":
             return answers_until_closed(connection, head_only=head_only)
@@ -76,6 +76,6 @@ def received(connection: Connection, case: Case, *, head_only: bool) -> list[Res
 
 
 def untroubled(sidecar: Sidecar) -> None:
-    """Nothing went wrong inside: no traceback, no 500."""
+    """Asserts that nothing went wrong inside: no traceback, no 500."""
     lines = sidecar.process.stderr.all()
     assert [line for line in lines if any(word in line for word in _TROUBLE)] == [], lines[-30:]

@@ -1,4 +1,4 @@
-"""Hostile answers of an upstream, each a file, before the real process.
+"""Hostile responses of an upstream, each in a file, sent to the real process.
 
 Fields of a file: `status` that the client gets, any one of several; `body` that it gets with a status of the
 upstream's: its bytes, `broken` (the connection ends before the answer does), or either (`broken or hello`); `method` of
@@ -17,12 +17,12 @@ from tests.wire.corpus.stage import HANG_SECONDS, Stage, untroubled
 CASES = load(Path(__file__).parent / "answers")
 
 
-def test_the_corpus_of_answers_is_there() -> None:
+def test_the_corpus_of_responses_exists() -> None:
     assert len(CASES) >= 30
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_hostile_answer_reaches_nobody_else(stage: Stage, case: Case) -> None:
+def test_a_hostile_response_reaches_no_other_client(stage: Stage, case: Case) -> None:
     stage.upstream.plan(case.sent({}), close="close" in case.fields)
     method = case.fields.get("method", "GET")
     with stage.sidecar.connect() as client, stage.sidecar.connect() as other:
@@ -41,7 +41,7 @@ def test_a_hostile_answer_reaches_nobody_else(stage: Stage, case: Case) -> None:
 
 
 def asked(client: Connection, method: str, request_id: str) -> Response | None:
-    """The answer; None where it was broken off. A client that may go on, gets its own answer next."""
+    """The response; None if it was cut off. A client whose connection stays open gets its own response next."""
     try:
         response = client.ask(method, "/public/hostile", [("X-Request-Id", request_id)])
     except ConnectionClosed:
@@ -68,14 +68,14 @@ def check(case: Case, response: Response) -> None:
 
 
 def check_cause(stage: Stage, case: Case, response: Response) -> None:
-    """The operator is told what was wrong with it, and the client is not."""
+    """The operator learns what was wrong with it, and the client does not."""
     line = stage.sidecar.logged(lambda line: line["request_id"] == case.name)
     assert line["cause"] in set(UpstreamCause) - {UpstreamCause.OTHER}
     assert line["cause"] not in str(response)
 
 
 def check_upstream(stage: Stage, case: Case, *, refused: bool) -> None:
-    """Whose connection is done for, carries nothing more; nobody was asked for what nobody sent."""
+    """A closed connection carries nothing more; the upstream got no request that no client sent."""
     seen = stage.upstream.requests()
     assert {recorded.target for recorded in seen} <= {
         f"/public/{name}" for name in ("hostile", "next", "other", "another")

@@ -1,4 +1,4 @@
-"""Hostile requests, each a file, against the real process.
+"""Hostile requests, each in a file, sent to the real process.
 
 Fields of a file: `status` of the first answer, any one of several (`none`: closed without an answer); `answers`, their
 number (1); `upstream`, how many requests may reach it (0); `end` of the connection: `close` (the default), `open`
@@ -16,12 +16,12 @@ from tests.wire.corpus.stage import HANG_SECONDS, Stage, received, send, untroub
 CASES = load(Path(__file__).parent / "requests")
 
 
-def test_the_corpus_of_requests_is_there() -> None:
+def test_the_corpus_of_requests_exists() -> None:
     assert len(CASES) >= 80
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_hostile_request_is_answered_as_it_says(stage: Stage, case: Case) -> None:
+def test_a_hostile_request_gets_the_expected_response(stage: Stage, case: Case) -> None:
     raw = case.sent(stage.keys)
     with stage.sidecar.connect() as connection:
         connection.lose_patience(HANG_SECONDS)

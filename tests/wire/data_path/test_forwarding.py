@@ -1,4 +1,4 @@
-"""What a route says of how its requests are forwarded."""
+"""Route options about forwarding."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -139,7 +139,7 @@ def test_a_body_may_be_as_long_as_its_route_says(sidecar: Sidecar, target: str, 
 
 
 @pytest.mark.parametrize(("target", "expected"), PREFIXED.items())
-def test_a_prefix_is_taken_off_where_every_reading_has_it(
+def test_a_prefix_is_removed_if_every_reading_has_it(
     sidecar: Sidecar, upstream: Upstream, target: str, expected: str | None
 ) -> None:
     wanted = 400 if expected is None else 200
@@ -147,7 +147,7 @@ def test_a_prefix_is_taken_off_where_every_reading_has_it(
     assert {request.target for request in upstream.requests()} == ({expected} if expected else set())
 
 
-def test_a_websocket_goes_without_the_prefix_too(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_a_websocket_is_forwarded_without_the_prefix_too(sidecar: Sidecar, upstream: Upstream) -> None:
     asking = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
     sidecar.exchange(request_bytes("GET", "/api/chat", asking))
     (request,) = upstream.requests()

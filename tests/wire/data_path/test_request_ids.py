@@ -1,4 +1,4 @@
-"""Who was refused can say which request it was: each response carries the id that the log has."""
+"""A refused client can say which request it was: each response has the id that is in the log."""
 
 import re
 
@@ -63,7 +63,7 @@ def test_each_response_carries_the_id_that_is_logged(
     assert sidecar.logged(lambda line: line["request_id"] == told)["status"] == status
 
 
-def test_what_the_service_sets_stays(sidecar: Sidecar, key: IssuedKey, upstream: Upstream) -> None:
+def test_headers_set_by_the_service_stay(sidecar: Sidecar, key: IssuedKey, upstream: Upstream) -> None:
     upstream.plan(b"HTTP/1.1 200 OK\r\nx-correlation-id: its-own\r\nContent-Length: 0\r\n\r\n")
     response = sidecar.ask("GET", "/items/7", [("X-Correlation-Id", "mine")], key=key)
     assert response.all("X-Correlation-Id") == ["its-own"]
@@ -77,7 +77,7 @@ def test_an_upgrade_carries_the_id(sidecar: Sidecar, key: IssuedKey, upstream: U
     assert (response.status, response.all("X-Correlation-Id")) == (101, ["mine"])
 
 
-def test_an_upstream_that_is_out_of_order_is_told_of_with_the_id(
+def test_a_failing_upstream_is_reported_with_the_request_id(
     sidecar: Sidecar, key: IssuedKey, upstream: Upstream
 ) -> None:
     upstream.plan(b"nonsense\r\n\r\n", close=True)

@@ -1,4 +1,4 @@
-"""With whom responses are shared: scripts of other origins (CORS), and caches in front."""
+"""Who may share responses: scripts of other origins (CORS), and caches in front."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def allowed(response: Response) -> list[str]:
 # Preflights.
 
 
-def test_a_preflight_is_answered_before_a_key_is_asked_for(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_a_preflight_is_answered_without_requiring_a_key(sidecar: Sidecar, upstream: Upstream) -> None:
     response = sidecar.ask("OPTIONS", "/items/7?a=b", asked("DELETE"))
     assert (response.status, response.body) == (204, b"")
     assert allowed(response) == [APP]
@@ -77,7 +77,7 @@ def test_a_preflight_is_answered_before_a_key_is_asked_for(sidecar: Sidecar, ups
     ("target", "method"),
     [("/nowhere", "GET"), ("/items/7", "PUT"), ("/items/7", "delete"), ("/asked", "POST"), ("/items/%zz", "GET")],
 )
-def test_a_preflight_for_what_no_route_has_is_decided_on_as_any_request(
+def test_a_preflight_without_a_route_is_decided_like_any_request(
     sidecar: Sidecar, upstream: Upstream, target: str, method: str
 ) -> None:
     response = sidecar.ask("OPTIONS", target, asked(method))
@@ -88,7 +88,7 @@ def test_a_preflight_for_what_no_route_has_is_decided_on_as_any_request(
         assert (response.status, reached) == (400 if "%zz" in target else 401, [])
 
 
-def test_an_origin_that_is_not_listed_is_told_nothing(sidecar: Sidecar, upstream: Upstream) -> None:
+def test_an_unlisted_origin_gets_no_headers(sidecar: Sidecar, upstream: Upstream) -> None:
     for origin in (EVIL, "null", APP.upper(), f"{APP}.evil.test", f"{APP}:8443"):
         response = sidecar.ask("OPTIONS", "/items/7", asked("GET", origin=origin))
         assert [name for name, _ in response.headers if name.lower().startswith("access-control-")] == []
@@ -133,7 +133,7 @@ UPSTREAMS = (
 
 
 @pytest.mark.parametrize("ways", ["shorter", "longer"])
-def test_ours_replace_what_the_upstream_tells_browsers(
+def test_our_headers_for_browsers_replace_the_upstreams(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, ways: str
 ) -> None:
     more = [("Connection", "close, X-A")] if ways == "longer" else []
@@ -148,7 +148,7 @@ def test_ours_replace_what_the_upstream_tells_browsers(
         assert [("X-Total" in one, "X-Secret" in one) for one in exposed] == [(True, False)] * len(expected)
 
 
-def test_a_streamed_response_is_told_the_same(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+def test_a_streamed_response_has_the_same_headers(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     upstream.plan(b"HTTP/1.1 200 OK\r\nAccess-Control-Allow-Origin: *\r\n\r\nto the end", close=True)
     response = sidecar.ask("GET", "/items/7", [("Origin", APP)], key=key)
     assert (allowed(response), response.body) == ([APP], b"to the end")
@@ -172,7 +172,7 @@ def test_scripts_may_read_refusals_and_what_is_left_of_quotas(sidecar: Sidecar, 
     assert "x-ratelimit-remaining" in told
 
 
-def test_a_fault_is_told_to_scripts_too(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
+def test_scripts_can_read_a_fault_too(sidecar: Sidecar, upstream: Upstream, key: IssuedKey) -> None:
     upstream.plan(b"nonsense\r\n\r\n", close=True)
     response = sidecar.ask("GET", "/items/7", [("Origin", APP)], key=key)
     assert (response.status, allowed(response)) == (502, [APP])
@@ -217,7 +217,7 @@ def test_a_cache_in_front_does_not_serve_keyed_responses_to_everyone(
 
 
 @pytest.mark.parametrize("target", ["/any/x", "/same", "/open"])
-def test_nobody_keeps_a_response_whose_url_holds_the_key(
+def test_no_cache_keeps_a_response_with_the_key_in_its_url(
     sidecar: Sidecar, upstream: Upstream, key: IssuedKey, target: str
 ) -> None:
     upstream.plan(b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=60\r\nContent-Length: 2\r\n\r\n{}")

@@ -13,7 +13,7 @@ from tests.wire.proxy.certificates import Authority
 from tests.wire.security.site import CONFIG
 
 BOUND_SECONDS = 10.0
-"""Within which README promises that streams of a revoked key end."""
+"""The time within which README promises that streams of a revoked key end."""
 CLOSED = b"\x88\x0e\x03\xf0access ended"
 """A WebSocket's close frame with the code 1008."""
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

@@ -1,1 +1,1 @@
-"""What is under deploy/ works: each file by its published schema or by the program that reads it."""
+"""The files under deploy/ work: checked by their published schema or by the program that reads them."""

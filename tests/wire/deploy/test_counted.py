@@ -1,4 +1,4 @@
-"""What the alerts read is counted by a running sidecar."""
+"""A running sidecar exposes the metrics that the alerts read."""
 
 import time
 from pathlib import Path
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 60.0
 
 
 def becomes_more(sidecar: Sidecar, sample: str, than: float) -> bool:
-    """Asks until it is so, or the time is over."""
+    """Polls until it is so, or the time is over."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if sidecar.metric(sample) > than:
@@ -38,7 +38,7 @@ def test_keys_that_end_soon_are_counted_by_how_soon(start_sidecar: StartSidecar,
     assert 'sidecar_keys_due{turn="retires",within="1d"} 0.0' in sidecar.metrics()
 
 
-def test_writing_that_fails_beside_the_requests_is_counted(start_sidecar: StartSidecar) -> None:
+def test_failed_background_writes_are_counted(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     sample = 'sidecar_background_failures_total{reason="store_unavailable"}'
     assert f"{sample} 0.0" in sidecar.metrics()

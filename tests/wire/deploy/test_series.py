@@ -1,4 +1,4 @@
-"""What a scrape costs: strangers and paths make no series, in both formats that Prometheus asks for."""
+"""The size of a scrape: unknown clients and paths create no series, in both formats that Prometheus requests."""
 
 from collections.abc import Iterable
 
@@ -25,7 +25,7 @@ BATCH = 100
 MOST_SERIES = 400
 """One route, one quota, one instance. Each further route adds the series of three histograms, and its counters."""
 STORE = "sidecar_store_seconds"
-"""By operation: some come with time, whoever asks for what."""
+"""By operation: some appear over time, regardless of requests."""
 ODD_METHODS = ("PROPFIND", "MKCOL", "LOCK", "REPORT", "SEARCH", "SUBSCRIBE")
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
@@ -36,7 +36,7 @@ def sidecar(start_shared_sidecar: StartSidecar) -> Sidecar:
 
 
 def send_all(sidecar: Sidecar, requests: Iterable[bytes]) -> set[int]:
-    """Pipelined, a batch at a time; the statuses that came back."""
+    """Sends them pipelined, in batches. Returns the statuses."""
     waiting, statuses = list(requests), set()
     with sidecar.connect() as connection:
         while waiting:
@@ -81,7 +81,7 @@ def test_ten_thousand_unknown_keys_and_a_thousand_paths_make_no_series(sidecar: 
     assert len(in_the_end) <= MOST_SERIES
 
 
-def test_both_formats_tell_the_same(sidecar: Sidecar) -> None:
+def test_both_formats_have_the_same_content(sidecar: Sidecar) -> None:
     opened, plain = scraped(sidecar, OPEN_METRICS), scraped(sidecar, "text/plain")
     assert opened.header("Content-Type").startswith("application/openmetrics-text")
     assert plain.header("Content-Type").startswith("text/plain")

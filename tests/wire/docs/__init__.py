@@ -1,1 +1,1 @@
-"""What README and the guide tell people to type works, in the order in which it stands there."""
+"""The commands in README and the guide work, in their order."""

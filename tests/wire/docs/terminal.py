@@ -1,4 +1,4 @@
-"""A shell in a folder of its own, into which the blocks of a page are typed one after the other."""
+"""A shell in its own folder, into which the blocks of a page are typed one after another."""
 
 import re
 import subprocess
@@ -14,13 +14,13 @@ from tests.harness.processes import ROOT, Lines, clean_environ
 from tests.harness.tools import needed
 
 PORTS = ("8000", "8080", "9090", "9091")
-"""What the pages bind. The machine may use these for something else, so each session has ports of its own."""
+"""The ports in the pages. The machine may use them for something else, so each session has its own."""
 BLOCK_SECONDS = 300.0
 _PORT = re.compile(rf"\b({'|'.join(PORTS)})\b")
 _STATUS = re.compile(r"HTTP/1\.[01] (\d{3})")
 _EXPECTED = re.compile(r"# (\d{3})$", re.MULTILINE)
 _COMES_UP = {"sidecar serve": "sidecar: ops listener on ", "http.server": "Serving HTTP on "}
-"""What is started with `&`, and what it prints once it can be used."""
+"""Commands started with `&`, and what they print once they are ready."""
 
 
 class Terminal:
@@ -53,7 +53,7 @@ class Terminal:
         self._blocks = 0
 
     def __enter__(self) -> Self:
-        # The doctor looks whether limits.connections fits what the shell may open.
+        # The doctor checks whether limits.connections fits the shell's open file limit.
         self._send('ulimit -S -n "$(ulimit -H -n)"')
         self._send("set -meu -o pipefail\ntrap 'kill -INT $(jobs -p) 2>/dev/null; wait' EXIT")
         return self
@@ -74,14 +74,14 @@ class Terminal:
         return _PORT.sub(lambda found: self._ports[found[0]], text)
 
     def set_up(self) -> None:
-        """What README tells in its first five minutes."""
+        """The set-up in README's first five minutes."""
         [config] = [block.text for block in blocks(README, "yaml") if block.text.startswith("# sidecar.yaml\n")]
         (self.folder / "sidecar.yaml").write_text(self.with_own_ports(config), encoding="utf-8")
         for block in blocks(README, "bash"):
             self.run(block.text)
 
     def run(self, block: str) -> str:
-        """What the block printed. Its requests get the statuses that stand behind them: `curl …   # 200`."""
+        """The output of the block. Its requests must get the statuses noted behind them: `curl …   # 200`."""
         before, self._blocks = len(self._lines.all()), self._blocks + 1
         done = f"__block_{self._blocks}_is_done__"
         self._send(f"{self.with_own_ports(block)}\nprintf '\\n%s\\n' {done}")

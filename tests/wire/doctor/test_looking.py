@@ -1,4 +1,4 @@
-"""What is read of certificates, secrets and file systems."""
+"""What the probes read from certificates, secrets and file systems."""
 
 import ssl
 import subprocess
@@ -29,7 +29,7 @@ def test_the_end_of_a_certificate_is_what_openssl_says(tmp_path: Path, days: int
 
 
 @pytest.mark.parametrize("text", ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_what_is_no_certificate_is_said_to_be_none(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_certificate_is_reported(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tls.crt"
     path.write_text(text)
     assert certificate_of(str(path)) == Unknown(reason=f"{path} contains no readable certificate")
@@ -54,7 +54,7 @@ def test_a_secret_weighs_what_its_length_and_variety_allow() -> None:
     assert bits("0123456789abcdef") == 64
 
 
-def test_spans_are_told_in_the_unit_that_fits() -> None:
+def test_durations_are_shown_in_a_suitable_unit() -> None:
     told = [span(seconds) for seconds in (0.00004, 0.0015, 8, -90, 300, 7200, 86_400 * 14)]
     assert told == ["40µs", "1.5ms", "8s", "90s", "5m", "2h", "14d"]
 

@@ -1,4 +1,4 @@
-"""A sidecar that is asked about requests, and the way in which each dialect asks."""
+"""A forward-auth sidecar, and the requests of each dialect."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ IDENTITY = ("X-Auth-Subject", "X-Auth-Scopes", "X-Auth-Key-Id", "X-Request-Id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decider:
-    """A running sidecar, its decision listener, and keys by the names that the requirements give them (`Kr`)."""
+    """A running sidecar, its forward-auth listener, and keys by their names in the requirements (`Kr`)."""
 
     sidecar: Sidecar
     address: Address
     keys: Mapping[str, IssuedKey]
 
     def ask(self, dialect: str, method: str, target: str, headers: Fields = (), *, key: str = "") -> Response:
-        """What a proxy is told of a client's request, by its own means."""
+        """The response to a proxy's request about a client's request, in its dialect."""
         return self.exchange(question(dialect, method, target, [*self.credential(key), *headers]))
 
     def exchange(self, raw: bytes, *, source: str = "") -> Response:
@@ -52,7 +52,7 @@ def question(dialect: str, method: str, target: str, headers: Fields = ()) -> by
 
 
 def status_of(response: Response) -> int:
-    """The gate's, whatever nginx can take."""
+    """The gate's status, even if nginx cannot use it."""
     really = response.all("X-Auth-Status")
     return int(really[0]) if really else response.status
 

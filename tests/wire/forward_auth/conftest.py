@@ -1,4 +1,4 @@
-"""The sidecar of deploy/forward-auth, asked by raw sockets."""
+"""The sidecar of deploy/forward-auth, queried over raw sockets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The decision listener holds strangers, and everyone together, to the caps of `limits`, and follows their changes."""
+"""The forward-auth listener enforces `limits` per client and in total, and follows changes to them."""
 
 import signal
 import socket
@@ -28,8 +28,8 @@ def responses(decider: Decider, connection: Connection) -> bool:
 
 
 @pytest.mark.parametrize(("limit", "served"), [("connections", 2), ("connections_per_address", 3)])
-def test_connections_past_a_cap_are_closed_and_counted(start_sidecar: StartSidecar, limit: str, served: int) -> None:
-    """That by address is not for trusted proxies."""
+def test_connections_over_a_limit_are_closed_and_counted(start_sidecar: StartSidecar, limit: str, served: int) -> None:
+    """The limit by address does not apply to trusted proxies."""
     decider = limited(start_sidecar, f"{limit}: 2")
     opened = [decider.connect() for _ in range(3)]
     assert [responses(decider, connection) for connection in opened].count(True) == served
@@ -39,7 +39,7 @@ def test_connections_past_a_cap_are_closed_and_counted(start_sidecar: StartSidec
         assert decider.sidecar.metric('sidecar_connections_refused_total{limit="connections"}') == 1
 
 
-def test_strangers_are_capped_by_address(start_sidecar: StartSidecar) -> None:
+def test_unknown_clients_are_limited_by_address(start_sidecar: StartSidecar) -> None:
     decider = limited(start_sidecar, "connections_per_address: 2")
     opened = [Connection(decider.address, source=STRANGER) for _ in range(3)]
     assert opened[2].rest() == b""
@@ -51,8 +51,8 @@ def test_strangers_are_capped_by_address(start_sidecar: StartSidecar) -> None:
         connection.close()
 
 
-def test_a_stranger_cannot_make_it_hold_a_head_without_end(start_sidecar: StartSidecar) -> None:
-    """It is let go of for what it has sent: nothing more comes, and the time for a head is longer than the test's."""
+def test_a_client_cannot_make_it_buffer_an_endless_head(start_sidecar: StartSidecar) -> None:
+    """It is closed because of what it sent: nothing more arrives, and the timeout of a head is longer than the test."""
     decider = limited(start_sidecar, "head: 16KiB, header: 8KiB, head_timeout: 60s")
     with Connection(decider.address, source=STRANGER) as connection:
         with suppress(ConnectionError):
@@ -63,7 +63,7 @@ def test_a_stranger_cannot_make_it_hold_a_head_without_end(start_sidecar: StartS
 
 
 def test_a_burst_of_connections_does_not_wait(start_sidecar: StartSidecar) -> None:
-    """Until the process gets to accept them, that is: here it stands still, so that none can be accepted."""
+    """While the process is stopped, it cannot accept any of them."""
     decider = start_decider(start_sidecar)
     burst = min(600, int(Path("/proc/sys/net/core/somaxconn").read_text()))
     decider.sidecar.process.signal(signal.SIGSTOP)

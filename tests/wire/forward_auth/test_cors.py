@@ -34,7 +34,7 @@ def test_a_preflight_is_not_let_through_without_a_key(sharing: Decider, dialect:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_an_origin_that_is_not_listed_is_told_nothing(sharing: Decider, dialect: str) -> None:
+def test_an_unlisted_origin_gets_no_headers(sharing: Decider, dialect: str) -> None:
     response = sharing.ask(dialect, "GET", "/items/7", [("Origin", "https://evil.test")])
     assert status_of(response) == 401
     assert response.all("Access-Control-Allow-Origin") == []

@@ -1,4 +1,4 @@
-"""What a refused client, and the holder of a key, learn; the same from the sidecar and from a proxy that asks it."""
+"""What a refused client and the holder of a key learn: the same from the sidecar and from a forward-auth proxy."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_the_quota_that_is_used_up_is_named(decider: Decider) -> None:
     assert sent.json()["message"].startswith("The quota few of 1 is used up. It is fully available again at 20")
 
 
-def test_a_key_learns_what_it_is_and_what_is_left_as_often_as_it_asks(decider: Decider) -> None:
+def test_a_key_can_query_its_identity_and_remaining_quota_repeatedly(decider: Decider) -> None:
     name = '"},{ \\ é {key.id}'
     told = decider.sidecar.keys.told("issue", "--name", name, "--scope", "read", "--scope", "write")
     for _ in range(3):

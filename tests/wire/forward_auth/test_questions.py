@@ -1,4 +1,4 @@
-"""What a question must hold, who may ask it, and what the answer carries."""
+"""The required parts of a forward-auth request, who may send it, and the content of the response."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def asked(dialect: str, *fields: tuple[str, str]) -> bytes:
 
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_every_answer_that_lets_through_carries_every_identity_header(decider: Decider, dialect: str) -> None:
+def test_every_allow_response_has_every_identity_header(decider: Decider, dialect: str) -> None:
     response = decider.ask(dialect, "GET", "/items/x", key="Kr")
     assert (response.status, response.body) == (200, b"")
     assert [response.header(name) for name in IDENTITY[:2]] == ["t-Kr", "read"]
@@ -51,7 +51,7 @@ def test_every_answer_that_lets_through_carries_every_identity_header(decider: D
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_clients_quotas_are_told_with_either_answer(decider: Decider, dialect: str) -> None:
+def test_the_clients_quotas_are_reported_in_both_responses(decider: Decider, dialect: str) -> None:
     told = decider.sidecar.keys.told("issue", "--name", "few", "--scope", "read", "--quota", "general=1")
     bearer = [("Authorization", f"Bearer {told['key']}")]
     assert decider.ask(dialect, "GET", "/items/x", bearer).header("X-RateLimit-Remaining") == "0"
@@ -62,7 +62,7 @@ def test_the_clients_quotas_are_told_with_either_answer(decider: Decider, dialec
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
-def test_nginx_is_told_in_fields_what_the_refusal_really_is(decider: Decider, status: int) -> None:
+def test_nginx_gets_the_real_refusal_in_header_fields(decider: Decider, status: int) -> None:
     target = {400: "/public/../x", 401: "/items/x", 403: "/admin/x"}[status]
     response = decider.ask("nginx", "GET", target, key="" if status == 401 else "Kr")
     assert response.status == (401 if status == 401 else 403)
@@ -71,14 +71,14 @@ def test_nginx_is_told_in_fields_what_the_refusal_really_is(decider: Decider, st
     assert response.json()["status"] == status
 
 
-def test_envoy_is_told_to_take_the_key_out_of_the_request(decider: Decider) -> None:
+def test_envoy_is_told_to_remove_the_key_from_the_request(decider: Decider) -> None:
     removed = decider.ask("envoy", "GET", "/items/x", key="Kr").header("X-Envoy-Auth-Headers-To-Remove").split(",")
     assert {"authorization", "x-api-key", "x-http-method-override"} <= set(removed)
 
 
 @pytest.mark.requirement("S5.3")
 @pytest.mark.parametrize("dialect", CARRIERS)
-def test_a_question_without_a_part_is_refused(decider: Decider, dialect: str) -> None:
+def test_a_forward_auth_request_without_a_required_part_is_refused(decider: Decider, dialect: str) -> None:
     method, target = CARRIERS[dialect]
     assert decider.exchange(asked(dialect, (method, "GET"), (target, "/public/x"))).status == 200
     refused(decider, asked(dialect))
@@ -90,7 +90,7 @@ def test_a_question_without_a_part_is_refused(decider: Decider, dialect: str) ->
 
 @pytest.mark.requirement("S5.3")
 @pytest.mark.parametrize("dialect", CARRIERS)
-def test_a_question_with_a_part_twice_is_refused(decider: Decider, dialect: str) -> None:
+def test_a_forward_auth_request_with_a_repeated_part_is_refused(decider: Decider, dialect: str) -> None:
     method, target = ((name, value) for name, value in zip(CARRIERS[dialect], ("GET", "/public/x"), strict=True))
     refused(decider, asked(dialect, method, target, target))
     refused(decider, asked(dialect, method, method, target))
@@ -101,7 +101,7 @@ def test_a_question_with_a_part_twice_is_refused(decider: Decider, dialect: str)
 
 
 @pytest.mark.requirement("S5.3")
-def test_the_host_that_the_client_asked_for_must_be_told(decider: Decider) -> None:
+def test_the_clients_host_must_be_passed_on(decider: Decider) -> None:
     for dialect in ("caddy", "traefik"):
         fields = list(zip(CARRIERS[dialect], ("GET", "/public/x"), strict=True))
         refused(decider, request_bytes("GET", f"/{dialect}", fields))
@@ -138,7 +138,7 @@ def test_only_a_trusted_proxy_is_answered(decider: Decider, dialect: str) -> Non
 @pytest.mark.parametrize(
     "path", ["/", "/other", "/public/x", "/nginx/", "/nginx/public/x", "/envoy", "/envoyx/public/x", "*"]
 )
-def test_a_question_in_no_dialect_is_refused(decider: Decider, path: str) -> None:
+def test_a_forward_auth_request_in_no_dialect_is_refused(decider: Decider, path: str) -> None:
     carriers = [pair for name in ("nginx", "caddy") for pair in zip(CARRIERS[name], ("GET", "/public/x"), strict=True)]
     refused(decider, request_bytes("GET", path, [("X-Forwarded-Host", "api.test"), *carriers]), (400, 405))
 
@@ -146,7 +146,7 @@ def test_a_question_in_no_dialect_is_refused(decider: Decider, path: str) -> Non
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", [*IDENTITY, *(name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN, *FORWARDING])])
-def test_what_passes_itself_off_as_a_stripped_header_is_refused(decider: Decider, dialect: str, name: str) -> None:
+def test_a_lookalike_of_a_stripped_header_is_refused(decider: Decider, dialect: str, name: str) -> None:
     for form in disguises(name):
         if form.lower() != name.lower():
             response = decider.ask(dialect, "GET", "/public/x", [(form, "t-Ka")])
@@ -165,7 +165,7 @@ def test_what_a_proxy_cannot_name_in_advance_is_refused(decider: Decider, dialec
 
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("name", [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN, *SIGNED_IN]])
-def test_envoy_is_told_to_remove_what_services_believe_of_proxies(decider: Decider, name: str) -> None:
+def test_envoy_is_configured_to_remove_headers_that_services_trust(decider: Decider, name: str) -> None:
     response = decider.ask("envoy", "GET", "/public/x", [(name.upper(), "evil"), ("X-Stay", "1")])
     removed = response.header("X-Envoy-Auth-Headers-To-Remove").split(",")
     assert response.status == 200
@@ -181,7 +181,7 @@ def test_what_a_proxy_removes_by_name_is_not_refused(decider: Decider, dialect: 
     assert decider.ask(dialect, "GET", "/public/x", sent).status == 200
 
 
-def test_bytes_that_are_no_question_are_refused_without_a_word_of_them(decider: Decider) -> None:
+def test_bytes_that_are_not_a_request_are_refused_without_echoing_them(decider: Decider) -> None:
     for raw in (
         b"canary\r\n\r\n",
         b"BREW /canary HTTP/1.1\r\n\r\n",

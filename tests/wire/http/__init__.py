@@ -1,1 +1,1 @@
-"""What the ops, admin and forward auth listeners do to attackers: the same."""
+"""The ops, admin and forward-auth listeners treat attackers alike."""

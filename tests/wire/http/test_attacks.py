@@ -37,7 +37,7 @@ WANTED = {
     "admin": b"GET /static/page.css HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "forward auth": question("nginx", "GET", "/streams/1"),
 }
-"""Requests with a response that is larger than they are."""
+"""Requests whose response is larger than they are."""
 STATUS = {"ops": 200, "admin": 200, "forward auth": 401}
 GARBAGE = {
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03canary",
@@ -105,7 +105,7 @@ def half_a_head(name: str, address: Address) -> bytes:
 
 
 def byte_by_byte(name: str, address: Address) -> bytes:
-    """A second request, after one that has been served."""
+    """A second request, after one that was served."""
     with Connection(address) as connection:
         assert connection.exchange(WANTED[name]).status == STATUS[name]
         connection.send(b"GET /")
@@ -120,7 +120,7 @@ def byte_by_byte(name: str, address: Address) -> bytes:
 
 
 def empty_lines(_: str, address: Address) -> bytes:
-    """They are allowed before a request, and no request."""
+    """They are allowed before a request, but are not a request."""
     with Connection(address) as connection:
         connection.lose_patience(0.2)
         until = time.monotonic() + BUSY_SECONDS
@@ -138,7 +138,7 @@ def patiently(connection: Connection) -> bytes:
 
 
 def no_reading(name: str, address: Address) -> bytes:
-    """Sends requests until the server takes no more, reads nothing, and waits until it is cut off."""
+    """Sends requests until the server accepts no more, reads nothing, and waits until it is cut off."""
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(5)
@@ -167,7 +167,7 @@ def slow_attacks(addresses: Mapping[str, Address]) -> Iterator[Mapping[tuple[str
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SLOW if kind != "no_reading"])
-def test_a_head_that_does_not_come_in_time_is_408(
+def test_a_head_that_does_not_arrive_in_time_is_a_408(
     slow_attacks: Mapping[tuple[str, str], Future[bytes]], target: Target, kind: str
 ) -> None:
     said = slow_attacks[target.name, kind].result()
@@ -183,9 +183,9 @@ def test_a_client_that_reads_nothing_is_cut_off(
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_garbage_is_refused_at_once_and_neither_echoed_nor_logged(target: Target, kind: str) -> None:
+def test_garbage_is_refused_immediately_and_neither_echoed_nor_logged(target: Target, kind: str) -> None:
     with Connection(target.address) as connection:
-        # What follows it on the connection is not served.
+        # Later bytes on the connection are not served.
         connection.send(GARBAGE[kind] + target.request)
         response = connection.receive()
         assert response.status == 400, response
@@ -204,7 +204,7 @@ def test_an_oversized_head_is_431(target: Target, kind: str) -> None:
         "request line": b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"a" * 20_000),
         "header": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n" % (b"a" * 9000),
         "headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (b"X: a\r\n" * 200),
-        # Not a byte more than is read, nor the end of it.
+        # Not a byte more than is read, and no end.
         "head": (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: %b\r\n" % (b"a" * 997) * 100)[: most + 1],
     }
     with Connection(target.address) as connection:
@@ -244,7 +244,7 @@ def test_a_client_that_ends_its_side_after_its_requests_gets_whole_responses_and
 
 def test_half_a_request_and_its_end_leave_nothing_behind(target: Target) -> None:
     for half in (target.request[:-4], b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc"):
-        # Each leaves its place to the next one.
+        # Each frees its place for the next one.
         for _ in range(MOST_OF_ONE_ADDRESS + 20):
             with socket.create_connection(target.address, source_address=(STRANGER, 0)) as client:
                 client.sendall(half)

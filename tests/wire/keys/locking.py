@@ -22,7 +22,7 @@ WRITER, RECOVERY, EVERYBODY = ("1",), ("3", "blank"), ("8",)
 
 @contextmanager
 def locked(path: str, locks: Sequence[str]) -> Iterator[None]:
-    """Another process keeps writers, or everybody, out of the store."""
+    """Another process locks out writers, or everyone, from the store."""
     command = [sys.executable, "-c", _LOCKER, path + "-shm", *locks]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
         assert locker.stdout is not None

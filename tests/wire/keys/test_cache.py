@@ -19,7 +19,7 @@ from tests.unit.keys.making import ANN, NOW_US, a_key, digest_of, set_status, us
 
 
 class Reader:
-    """A store in memory whose reads wait for `gate`, counting them; it keeps the reader's half of the contract."""
+    """A store in memory whose reads wait for `gate` and are counted; it fulfils the reader's half of the contract."""
 
     def __init__(self) -> None:
         self.keys: dict[bytes, ApiKey] = {}
@@ -30,11 +30,11 @@ class Reader:
         self.gate.set()
         self.broken = False
         self.must_be_asked = False
-        """Whether a changed generation is known only to those who wait for it."""
+        """Whether a changed generation is known only after waiting."""
         self.asked = 0
 
     def put(self, text: str, key: ApiKey, *, tells: bool = True) -> ApiKey:
-        """tells: whether it can be found out which key was changed."""
+        """tells: whether the changed key can be identified."""
         before = self.keys.get(digest_of(text))
         self.keys[digest_of(text)] = key
         self.changes += 1
@@ -93,7 +93,7 @@ async def test_a_key_is_read_once_and_then_remembered(reader: Reader) -> None:
     assert (cache.misses, cache.hits, cache.negative_hits) == (1, 3, 0)
 
 
-async def test_an_unknown_secret_is_read_once_and_counts_as_soon_as_it_is_issued(reader: Reader) -> None:
+async def test_an_unknown_secret_is_read_once_and_works_once_it_is_issued(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     assert [await find(cache, "s1") for _ in range(3)] == [None] * 3
     assert peek(cache, "s1") is None
@@ -119,7 +119,7 @@ async def test_after_a_change_only_the_key_that_was_changed_is_read_again(reader
     assert len(cache) == 3
 
 
-async def test_after_a_change_that_nobody_can_name_keys_are_read_again_one_by_one(reader: Reader) -> None:
+async def test_after_an_unknown_change_keys_are_reread_one_by_one(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     keys = {text: reader.put(text, a_key()) for text in ("s1", "s2")}
     for text in keys:
@@ -133,7 +133,7 @@ async def test_after_a_change_that_nobody_can_name_keys_are_read_again_one_by_on
     assert len(cache) == 2
 
 
-async def test_a_key_that_was_added_leaves_keys_in_memory_and_makes_nobody_else_unknown(reader: Reader) -> None:
+async def test_an_added_key_does_not_affect_cached_keys(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     key = reader.put("s1", a_key())
     assert [await find(cache, text) for text in ("s1", "s2")] == [key, None]
@@ -167,7 +167,7 @@ async def test_a_key_is_kept_when_only_another_one_was_changed_while_it_was_read
     assert peek(cache, "s1") is key
 
 
-def test_changes_are_told_for_each_generation_as_far_as_they_are_remembered() -> None:
+def test_changes_are_known_for_each_remembered_generation() -> None:
     changes = KeyChanges()
     changes.add(7, None)
     changes.add(5, frozenset("a"))
@@ -192,7 +192,7 @@ def test_changes_are_told_for_each_generation_as_far_as_they_are_remembered() ->
     assert changes.since(10 + MOST_CHANGES) == frozenset()
 
 
-async def test_what_was_read_while_a_revocation_came_is_not_remembered(reader: Reader) -> None:
+async def test_a_key_read_during_a_revocation_is_not_cached(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     key = reader.put("s1", a_key())
     reader.gate.clear()
@@ -207,9 +207,7 @@ async def test_what_was_read_while_a_revocation_came_is_not_remembered(reader: R
 
 
 @pytest.mark.parametrize("tells", [True, False])
-async def test_what_was_read_while_another_request_saw_the_revocation_does_not_count(
-    reader: Reader, tells: bool
-) -> None:
+async def test_a_read_overtaken_by_a_revocation_does_not_count(reader: Reader, tells: bool) -> None:
     cache = KeyCache(reader, size=10)
     key = reader.put("s1", a_key())
     reader.gate.clear()
@@ -231,7 +229,7 @@ async def test_a_read_that_began_before_a_revocation_is_not_joined_after_it(read
     reading = asyncio.create_task(find(cache, "s1"))
     await settle()
     revoked = reader.put("s1", replace(key, status=KeyStatus.REVOKED))
-    # One that begins only now must not be told what was read before the revocation.
+    # One that begins now must not get what was read before the revocation.
     later = asyncio.create_task(find(cache, "s1"))
     await settle()
     reader.gate.set()
@@ -251,7 +249,7 @@ async def test_concurrent_misses_share_one_read(reader: Reader) -> None:
     assert reader.reads == 1
 
 
-async def test_a_cancelled_reader_takes_nobody_with_it(reader: Reader) -> None:
+async def test_a_cancelled_reader_does_not_fail_other_readers(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     key = reader.put("s1", a_key())
     reader.gate.clear()
@@ -281,7 +279,7 @@ async def test_a_failed_read_fails_all_that_wait_for_it_and_is_not_remembered(re
     assert await find(cache, "s1") == key
 
 
-async def test_without_a_generation_nothing_counts(reader: Reader) -> None:
+async def test_without_a_generation_no_cached_key_is_valid(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     reader.put("s1", a_key())
     await find(cache, "s1")
@@ -292,7 +290,7 @@ async def test_without_a_generation_nothing_counts(reader: Reader) -> None:
         await find(cache, "s1")
 
 
-async def test_where_only_the_store_can_tell_what_changed_it_is_asked_before_a_key_counts(reader: Reader) -> None:
+async def test_if_only_the_store_knows_what_changed_it_is_queried_before_a_key_is_used(reader: Reader) -> None:
     cache = KeyCache(reader, size=10)
     key = reader.put("s1", a_key())
     await find(cache, "s1")
@@ -308,7 +306,7 @@ async def test_where_only_the_store_can_tell_what_changed_it_is_asked_before_a_k
     assert reader.reads == 2
 
 
-async def test_memory_is_bounded_and_the_least_used_key_goes_first(reader: Reader) -> None:
+async def test_memory_is_bounded_and_the_least_used_key_is_evicted_first(reader: Reader) -> None:
     cache = KeyCache(reader, size=3, unknown_size=2)
     for text in "abcd":
         reader.put(text, a_key())
@@ -337,7 +335,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_revocation_by_another_process_counts_on_the_next_find(store: SqliteStore, path: str) -> None:
+async def test_a_revocation_by_another_process_takes_effect_on_the_next_find(store: SqliteStore, path: str) -> None:
     cache = KeyCache(store.keys, size=10)
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
@@ -351,7 +349,7 @@ async def test_a_revocation_by_another_process_counts_on_the_next_find(store: Sq
     assert found.status is KeyStatus.REVOKED
 
 
-async def test_a_revocation_by_this_process_counts_on_the_next_find(store: SqliteStore) -> None:
+async def test_a_revocation_by_this_process_takes_effect_on_the_next_find(store: SqliteStore) -> None:
     cache = KeyCache(store.keys, size=10)
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
@@ -375,7 +373,7 @@ async def test_use_of_keys_empties_no_cache(store: SqliteStore) -> None:
 
 
 async def cached(store: SqliteStore, count: int) -> tuple[KeyCache, list[ApiKey]]:
-    """A cache that holds so many keys, the secret of each being its id."""
+    """A cache with this many keys, the secret of each being its id."""
     keys = [a_key(f"secret of {number}") for number in range(count)]
     await store.keys.add(keys, actor=ANN)
     cache = KeyCache(store.keys, size=2 * count)
@@ -385,7 +383,7 @@ async def cached(store: SqliteStore, count: int) -> tuple[KeyCache, list[ApiKey]
 
 
 async def looked_up(cache: KeyCache, count: int) -> int:
-    """How many of the keys the store is asked for when all of them are used."""
+    """How many keys are looked up in the store when all of them are used."""
     await settle()
     before = cache.misses
     for number in range(count):
@@ -402,7 +400,7 @@ async def test_one_change_among_many_keys_costs_one_lookup(store: SqliteStore, p
     assert await looked_up(cache, 200) == 0
 
 
-async def test_a_key_that_is_hashed_anew_is_looked_up_once_and_goes_on(store: SqliteStore) -> None:
+async def test_a_rehashed_key_is_looked_up_once_and_keeps_working(store: SqliteStore) -> None:
     cache, [key, *_] = await cached(store, 3)
     new = NewHash(key_id=key.id, old=key.digest, old_algorithm="sha256", digest=digest_of("new"), algorithm="sha256")
     await store.keys.rehash([new], NOW_US, ANN)
@@ -424,9 +422,7 @@ async def test_a_key_that_is_hashed_anew_is_looked_up_once_and_goes_on(store: Sq
     ],
     ids=["forgotten", "of another store", "too many"],
 )
-async def test_where_changes_cannot_be_told_every_key_is_looked_up(
-    store: SqliteStore, path: str, happened: str
-) -> None:
+async def test_if_changes_are_unknown_every_key_is_looked_up(store: SqliteStore, path: str, happened: str) -> None:
     cache, keys = await cached(store, 3)
     with closing(sqlite3.connect(path)) as other:
         for _ in range(MOST_CHANGES if "random" in happened else 1):
@@ -489,7 +485,7 @@ async def test_no_acknowledged_change_of_several_processes_is_missed(store: Sqli
         assert process.stdout is not None
         async for line in process.stdout:
             key_id, number = line.decode().split()
-            # As the gate asks: what was read from the pipe was acknowledged before this turn of the loop.
+            # As in the gate: everything read from the pipe was acknowledged before this turn of the loop.
             known = peek(cache, texts[key_id])
             found = await find(cache, texts[key_id]) if known is MISS else known
             assert isinstance(found, ApiKey) and int(found.name) >= int(number)

@@ -1,4 +1,4 @@
-"""A store that is locked, damaged, taken away, full or closed to us."""
+"""A store that is locked, damaged, removed, full or inaccessible."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from tests.unit.keys.making import ANN, NOW_US, Clock, a_key, digest_of, open_st
 from tests.wire.keys.locking import EVERYBODY, RECOVERY, WRITER, locked
 
 
-async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavailable(
+async def test_while_the_store_is_locked_cached_keys_work_and_others_are_unavailable(
     store: SqliteStore, path: str
 ) -> None:
     key = a_key("s1")
@@ -41,9 +41,7 @@ async def test_while_the_store_is_locked_cached_keys_go_on_and_others_are_unavai
 
 
 @pytest.mark.parametrize("locks", [EVERYBODY, RECOVERY], ids=["held by a process", "recovered by a process"])
-async def test_where_a_lock_hides_what_changed_no_key_counts_until_it_is_gone(
-    store: SqliteStore, path: str, locks: Sequence[str]
-) -> None:
+async def test_while_a_lock_hides_changes_no_key_is_valid(store: SqliteStore, path: str, locks: Sequence[str]) -> None:
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     cache = KeyCache(store.keys, size=10)
@@ -59,7 +57,7 @@ async def test_where_a_lock_hides_what_changed_no_key_counts_until_it_is_gone(
     assert found is not None and found.key.status is KeyStatus.REVOKED
 
 
-async def test_the_loop_goes_on_while_sqlite_waits_for_a_lock(store: SqliteStore, path: str) -> None:
+async def test_the_loop_keeps_running_while_sqlite_waits_for_a_lock(store: SqliteStore, path: str) -> None:
     await store.keys.add([a_key("s1")], actor=ANN)
     with locked(path, EVERYBODY):
         asking = asyncio.create_task(store.keys.read_generation())
@@ -80,8 +78,8 @@ async def test_an_index_that_was_cut_off_makes_the_store_unavailable(store: Sqli
     assert os.path.getsize(path + "-shm") == size
 
 
-async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store: SqliteStore) -> None:
-    """As one does that is short of CPU, or whose machine is moved: answer and timeout are both there when it wakes."""
+async def test_a_process_that_was_paused_does_not_consider_the_store_dead(store: SqliteStore) -> None:
+    """As with a lack of CPU, or a migrated machine: both the response and the timeout are due when it wakes."""
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     finding = asyncio.get_running_loop().create_task(store.keys.find({digest_of("s1"): "sha256"}))
@@ -91,7 +89,7 @@ async def test_a_process_that_stood_still_does_not_take_the_store_for_dead(store
     assert await finding == key
 
 
-async def test_while_another_process_writes_reads_go_on(store: SqliteStore, path: str) -> None:
+async def test_reads_continue_while_another_process_writes(store: SqliteStore, path: str) -> None:
     key = a_key("s1")
     await store.keys.add([key], actor=ANN)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -110,7 +108,7 @@ async def test_a_write_that_finds_the_store_locked_says_so(path: str, monkeypatc
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-async def test_a_store_taken_away_is_noticed_and_never_written_to(
+async def test_a_removed_store_is_noticed_and_never_written_to(
     store: SqliteStore, path: str, tmp_path: Path, replaced: bool
 ) -> None:
     key = a_key("s1")
@@ -131,7 +129,7 @@ COMPANIONS = ("-wal", "-shm")
 
 
 def lose(path: str, how: str, suffix: str) -> None:
-    """A companion of the store is removed, or another file stands in its place."""
+    """A companion of the store is removed or replaced."""
     os.replace(path + suffix, path + suffix + ".lost")
     if how == "replaced":
         Path(path + suffix).write_bytes(b"")
@@ -170,7 +168,7 @@ sys.stdin.read()
 """
 
 
-async def test_no_process_opens_a_store_whose_log_was_taken_from_another_that_uses_it(path: str) -> None:
+async def test_no_process_opens_a_store_whose_log_was_removed_while_in_use(path: str) -> None:
     await (await open_store(path)).close()
     command = [sys.executable, "-c", _USER, path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
@@ -183,7 +181,7 @@ async def test_no_process_opens_a_store_whose_log_was_taken_from_another_that_us
     await (await open_store(path)).close()
 
 
-async def test_what_only_a_lost_log_has_is_saved_by_the_process_that_ends(path: str) -> None:
+async def test_changes_in_a_deleted_log_are_saved_by_the_process_that_exits(path: str) -> None:
     store = await open_store(path)
     await store.keys.add([a_key("s1")], actor=ANN)
     for suffix in COMPANIONS:
@@ -194,7 +192,7 @@ async def test_what_only_a_lost_log_has_is_saved_by_the_process_that_ends(path: 
     await again.close()
 
 
-async def test_a_process_that_ends_leaves_the_log_that_another_has_begun(path: str, clock: Clock) -> None:
+async def test_a_process_that_exits_keeps_the_log_started_by_another(path: str, clock: Clock) -> None:
     store = await open_store(path, clock=clock)
     await store.keys.add([a_key("s1")], actor=ANN)
     lose(path, "replaced", "-wal")
@@ -215,7 +213,7 @@ os._exit(0)
 
 
 async def crashed(path: str, *more: str) -> bytes:
-    """A store whose log a crash has left; gives a backup from before."""
+    """A store with a log left by a crash. Returns a backup from before."""
     store = await open_store(path)
     await store.keys.add([a_key("s1"), a_key("s2")], actor=ANN)
     await store.close()
@@ -231,25 +229,25 @@ async def crashed(path: str, *more: str) -> bytes:
 
 
 def copy_into(path: str, backup: bytes) -> None:
-    """As `cp`: the file stays, and its content is another."""
+    """Like `cp`: the same file with another content."""
     Path(path).write_bytes(backup)
 
 
 def copy_with_time(path: str, backup: bytes) -> None:
-    """As `cp -p`: the file seems older than the log."""
+    """Like `cp -p`: the file seems older than the log."""
     copy_into(path, backup)
     os.utime(path, (1_700_000_000, 1_700_000_000))
 
 
 def move(path: str, backup: bytes) -> None:
-    """As `mv`, `rsync -t`, `tar` and `kubectl cp`: another file, made before the log was written."""
+    """Like `mv`, `rsync -t`, `tar` and `kubectl cp`: another file, made before the log was written."""
     copy_with_time(path + ".backup", backup)
     os.rename(path + ".backup", path)
 
 
 @pytest.mark.parametrize("more", [(), ("checkpoint",)], ids=["log only", "after a checkpoint"])
 @pytest.mark.parametrize("restore", [copy_into, copy_with_time, move])
-async def test_a_backup_put_back_over_a_store_with_an_old_log_is_refused_with_the_way_out(
+async def test_a_backup_copied_over_a_store_with_an_old_log_is_refused_with_a_remedy(
     path: str, restore: Callable[[str, bytes], None], more: tuple[str, ...]
 ) -> None:
     restore(path, await crashed(path, *more))
@@ -331,7 +329,7 @@ async def test_a_store_that_a_crash_has_left_opens_after_all_its_files_got_anoth
     await store.close()
 
 
-async def test_a_database_that_alone_got_another_owner_opens_once_that_is_said(path: str) -> None:
+async def test_a_database_that_alone_changed_its_owner_opens_after_confirmation(path: str) -> None:
     await crashed(path)
     os.chmod(path, 0o640)
     with pytest.raises(StoreUnavailable, match=r"If nothing was copied, .*`touch .*-wal` says so"):
@@ -360,7 +358,7 @@ async def test_a_damaged_store_is_unavailable_and_says_what_to_do(path: str) -> 
     ("content", "advice"),
     [(b"no database, but long enough to be taken for one" * 99, "not a SQLite database"), (b"", "empty")],
 )
-async def test_a_file_that_is_no_store_is_refused_and_left_alone(path: str, content: bytes, advice: str) -> None:
+async def test_a_file_that_is_not_a_store_is_refused_and_left_unchanged(path: str, content: bytes, advice: str) -> None:
     Path(path).write_bytes(content)
     with pytest.raises(StoreUnavailable, match=advice):
         await open_store(path, create=False)
@@ -391,7 +389,7 @@ except Exception as error:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-async def test_a_store_of_somebody_else_is_refused() -> None:
+async def test_a_store_of_another_owner_is_refused() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = f"{folder}/keys.db"
@@ -432,7 +430,7 @@ asyncio.run(main())
 """
 
 
-async def test_when_the_disk_takes_no_more_acknowledged_keys_stay_and_it_recovers(path: str) -> None:
+async def test_on_a_full_disk_acknowledged_keys_stay_and_it_recovers(path: str) -> None:
     done = subprocess.run([sys.executable, "-c", _FULL, path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "cannot be" in done.stdout

@@ -1,4 +1,4 @@
-"""Keys that were seen go on while a sidecar cannot ask its store (`store.grace`), on both ways of a request."""
+"""Cached keys keep working while the store is unavailable (`store.grace`), on both paths of a request."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def issued(sidecar: Sidecar, count: int) -> list[IssuedKey]:
 
 @contextmanager
 def moved(store: Path) -> Iterator[str]:
-    """The store stands elsewhere with its log, where commands still reach it; gives its URL."""
+    """Moves the store and its log to where commands can still reach it. Returns its URL."""
     away = store.with_name("away.db")
     for old, new in ((store, away), (away, store)):
         for suffix in ("", "-wal", "-shm"):
@@ -39,7 +39,7 @@ def moved(store: Path) -> Iterator[str]:
 
 @pytest.mark.requirement("R2.1")
 @WAYS
-def test_while_the_store_is_locked_keys_that_were_seen_go_on_and_the_operator_is_told(
+def test_while_the_store_is_locked_cached_keys_work_and_the_operator_is_informed(
     start_sidecar: StartSidecar, known: str
 ) -> None:
     sidecar = with_grace(start_sidecar, "1h", known)
@@ -63,7 +63,7 @@ def test_while_the_store_is_locked_keys_that_were_seen_go_on_and_the_operator_is
 
 @pytest.mark.requirement("R2.1")
 @WAYS
-def test_what_was_changed_meanwhile_counts_once_the_store_is_back(start_sidecar: StartSidecar, known: str) -> None:
+def test_changes_made_meanwhile_take_effect_once_the_store_is_back(start_sidecar: StartSidecar, known: str) -> None:
     sidecar = with_grace(start_sidecar, "1h", known)
     seen, revoked = issued(sidecar, 2)
     assert [status(sidecar, key) for key in (seen, revoked)] == [200, 200]
@@ -75,7 +75,7 @@ def test_what_was_changed_meanwhile_counts_once_the_store_is_back(start_sidecar:
     assert [status(sidecar, key) for key in (seen, revoked)] == [200, 401]
 
 
-def test_once_the_grace_is_over_no_key_goes_on_until_the_store_is_back(start_sidecar: StartSidecar) -> None:
+def test_after_the_grace_no_key_works_until_the_store_is_back(start_sidecar: StartSidecar) -> None:
     sidecar = with_grace(start_sidecar, "1s")
     [seen] = issued(sidecar, 1)
     assert status(sidecar, seen) == 200

@@ -1,4 +1,4 @@
-"""Keys in a file: served as it says, taken anew when it changes, and never changed by the sidecar."""
+"""Keys in a file: served as written, reloaded when it changes, and never changed by the sidecar."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ from tests.wire.admin.calls import ACME, CONFIG, Admin, Person, admin_address
 
 
 class MountedKeys:
-    """A file as the kubelet mounts it: it leads to `..data`, and that to a folder, which is another one each time."""
+    """A file as mounted by the kubelet: a link to `..data`, which links to a new folder each time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class MountedKeys:
         return f"file://{self.file}"
 
     def issue(self, name: str, *options: str, **changes: Any) -> IssuedKey:
-        """Add a record to what the next `write` writes."""
+        """Add a record for the next `write`."""
         told = self._keys.told("issue", "--offline", "--name", name, *options)
         self.issued.append({**told["record"], **changes})
         return IssuedKey(id=told["id"], text=told["key"], told=told)
@@ -57,7 +57,7 @@ class MountedKeys:
 
 
 def told(sidecar: Sidecar, wanted: str, *, count: int = 1) -> str:
-    """The line about the store, once there are so many."""
+    """The line about the store, once there are this many."""
     seen = 0
 
     def enough(line: str) -> bool:
@@ -110,7 +110,7 @@ def test_keys_are_those_of_the_file_and_follow_it(start_sidecar: StartSidecar, m
     assert served.sidecar.metric("sidecar_key_file_last_reload_successful") == 1
 
 
-def test_a_bad_file_leaves_the_keys_as_they_are_and_tells(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
+def test_a_bad_file_changes_no_keys_and_is_reported(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
     key = mounted.issue("First")
     mounted.write()
     served = serve(start_sidecar, mounted)
@@ -138,7 +138,7 @@ def test_a_bad_file_leaves_the_keys_as_they_are_and_tells(start_sidecar: StartSi
     ]
 
 
-def test_a_new_configuration_reads_the_file_again(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
+def test_a_reload_rereads_the_file(start_sidecar: StartSidecar, mounted: MountedKeys) -> None:
     mounted.write()
     config = CONFIG + "reload: {interval: 50ms}\n"
     served = serve(start_sidecar, mounted, config)
@@ -152,7 +152,7 @@ def test_a_new_configuration_reads_the_file_again(start_sidecar: StartSidecar, m
     assert served.status(key) == 200
 
 
-def test_a_bad_file_at_the_start_is_an_error_with_every_problem(mounted: MountedKeys) -> None:
+def test_a_bad_file_at_startup_is_an_error_that_lists_every_problem(mounted: MountedKeys) -> None:
     mounted.write("- {name: x}\n- 7\n- {name: y, hsh: 1}\n")
     arguments = ["serve", "-c", str(mounted.config), "--store", mounted.url]
     process = Process(ForkedProcess(arguments, clean_environ()))
@@ -238,7 +238,7 @@ def test_use_and_changes_are_kept_where_the_configuration_says(
     assert mounted.run("audit", "verify").exit_code == 0
 
 
-def test_a_store_of_issued_keys_is_not_taken_for_the_place_of_their_use(mounted: MountedKeys, tmp_path: Path) -> None:
+def test_a_store_of_issued_keys_is_refused_as_usage_store(mounted: MountedKeys, tmp_path: Path) -> None:
     issued = Keys(mounted.config, tmp_path / "keys.db")
     issued.issue("Issued")
     usage = f"store: {{url: '{mounted.url}', usage: '{issued.url}'}}"

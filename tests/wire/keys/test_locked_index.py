@@ -34,7 +34,7 @@ def health(sidecar: Sidecar, path: str) -> tuple[int, str]:
 
 
 @pytest.mark.requirement("R2.1")
-def test_while_nothing_can_change_keys_that_were_seen_go_on_and_others_are_unavailable(sidecar: Sidecar) -> None:
+def test_while_the_store_is_down_cached_keys_work_and_others_are_unavailable(sidecar: Sidecar) -> None:
     seen, new = (sidecar.keys.issue(scopes=("read",)) for _ in range(2))
     assert status(sidecar, seen) == 200
     with locked(str(sidecar.keys.store), EVERYBODY):

@@ -1,4 +1,4 @@
-"""The store's log is taken away while a sidecar serves."""
+"""The store's log is removed while a sidecar serves."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Keys of a right form that nobody issued, many at once."""
+"""Well-formed keys that were never issued, many at once."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ def strangers(like: str, count: int) -> list[str]:
     return [KeyFormat().make(prefix, chance.randrange) for _ in range(count)]
 
 
-def test_a_good_key_that_was_not_seen_gets_through_among_strangers_from_a_penalised_address(
+def test_a_new_valid_key_gets_through_from_a_penalised_address(
     start_sidecar: StartSidecar,
 ) -> None:
     sidecar = start_sidecar(CONFIG)

@@ -14,7 +14,7 @@ from sidecar.limiter.remote import Outage, OutageLimiter, RemoteStatistics
 from tests.harness.redis import Clock, RedisServer
 
 TIME = "redis.call('TIME')"
-"""What the script asks for the time."""
+"""The key that the script reads the time from."""
 
 
 class Timed:
@@ -34,7 +34,7 @@ class Timed:
         return await self._limiter.peek(buckets, now)
 
     def take_now(self, buckets: Sequence[Bucket], now: float) -> None:
-        """The server has to be waited for."""
+        """None: the server must be awaited."""
 
     peek_now = take_now
 
@@ -50,7 +50,7 @@ async def redis_limiter(
     text: str = TEXT,
     ca: str = "",
 ) -> AsyncIterator[tuple[RedisLimiter, RemoteStatistics]]:
-    """A limiter whose first attempt to connect is over."""
+    """A limiter whose first attempt to connect has finished."""
     statistics, script, parsed = RemoteStatistics(), Script(namespace, text), parse_redis_url(url)
     limiter = RedisLimiter(
         Connector(parsed, script.any_key, ca=ca).connect,
@@ -79,7 +79,7 @@ async def timed_limiter(server: RedisServer) -> AsyncIterator[Timed]:
 
 @asynccontextmanager
 async def redis_limiter_with_clock(url: str, clock: Clock, text: str) -> AsyncIterator[Timed]:
-    clock.set(1.0)  # For the first take, by which the server is tried.
+    clock.set(1.0)  # For the first take, which probes the server.
     try:
         async with redis_limiter(url, text=text) as (limiter, statistics):
             assert not statistics.problem

@@ -1,4 +1,4 @@
-"""The limiter in Redis: the contract of all limiters, and the very arithmetic of the one in memory."""
+"""The limiter in Redis: the contract of all limiters, and exactly the arithmetic of the one in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -54,7 +54,7 @@ def buckets(*, limits: st.SearchStrategy[int]) -> st.SearchStrategy[list[Bucket]
 
 
 Step = tuple[float, bool, list[Bucket]]
-"""Seconds that the clock jumps, whether to take or to look, and from what."""
+"""Seconds that the clock jumps, whether to take or to peek, and the buckets."""
 
 
 def steps(jumps: st.SearchStrategy[float], limits: st.SearchStrategy[int]) -> st.SearchStrategy[list[Step]]:
@@ -73,7 +73,7 @@ MANY = st.sampled_from([0, 1, 2, 5, 33, 4_000, 86_399, 123_457, 10**9 + 7, 10**1
 
 
 class PureLimiter:
-    """The functions of core/quotas on counts that are kept for each subject by itself, for ever."""
+    """The functions of core/quotas on counts that are kept per subject, for ever."""
 
     immediate = True
 
@@ -149,7 +149,7 @@ class Comparison:
         self._runner.run(self._context.__aexit__(None, None, None))
 
     def assert_same(self, other: Limiter, sequence: Sequence[Step]) -> None:
-        """Both say the same at each step, to the last digit."""
+        """Both give the same result at each step, to the last digit."""
         self._made += 1
         self._runner.run(self._compare(other, sequence, f"subject-{self._made}"))
 
@@ -186,7 +186,7 @@ def test_the_script_counts_by_the_arithmetic_of_all_limiters_however_the_clock_j
 
 @SOME
 @given(jumps=st.lists(st.tuples(st.one_of(FORWARD, FAR_BACK), st.booleans()), max_size=12), asked=buckets(limits=FEW))
-def test_redis_and_memory_say_the_same_step_by_step(
+def test_redis_and_memory_give_the_same_results_step_by_step(
     comparison: Comparison, jumps: Sequence[tuple[float, bool]], asked: list[Bucket]
 ) -> None:
     comparison.assert_same(MemoryLimiter(), [(jump, take, asked) for jump, take in jumps])
@@ -200,7 +200,7 @@ def test_redis_and_memory_say_the_same_step_by_step(
     size=st.integers(1, 10**15),
     data=st.data(),
 )
-def test_buckets_of_any_size_flow_back_to_the_last_token_microsecond(
+def test_buckets_of_any_size_refill_exactly(
     comparison: Comparison, jumps: Sequence[float], period: int, limit: int, size: int, data: st.DataObject
 ) -> None:
     quota = Quota(name=f"{period}-{size}", limit=limit, period=period, window=Window.BUCKET, burst=size)

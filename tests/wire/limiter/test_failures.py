@@ -1,4 +1,4 @@
-"""What happens where Redis fails: nobody waits past the budget, and the configured choice decides."""
+"""When Redis fails, no request waits beyond the budget, and the configured choice decides."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ def decided_without(statistics: RemoteStatistics) -> int:
 
 @pytest.fixture(autouse=True)
 def as_ever(server: RedisServer) -> None:
-    """The shared server takes writes, and is empty."""
+    """The shared server accepts writes, and is empty."""
     for words in (("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "maxmemory", "0"), ("FLUSHALL",)):
         assert server.call(*words).startswith(b"+OK")
 
@@ -65,7 +65,7 @@ async def test_a_server_that_answers_with_errors_is_replaced_by_the_share_until_
 
 
 @pytest.mark.requirement("R3.1")
-async def test_lost_counts_start_anew_and_lost_scripts_are_loaded_again(server: RedisServer) -> None:
+async def test_lost_counts_restart_and_lost_scripts_are_reloaded(server: RedisServer) -> None:
     async with redis_limiter(server.url) as (limiter, statistics):
         assert await passed(limiter, bucket(5), NOW, tries=3) == 3
         server.call("SCRIPT", "FLUSH")
@@ -85,7 +85,7 @@ async def test_a_paused_server_holds_up_what_is_under_way_and_nothing_after_it(s
             taken = await asyncio.gather(*(take(limiter) for _ in range(10)))
             assert all(one.refused is None for one in taken)
             assert statistics.errors["timeout"] == 1 and decided_without(statistics) == 10
-            # The breaker is open: these ask nobody, and end without a turn of the loop.
+            # The breaker is open: these do not use the server, and end without a turn of the loop.
             for _ in range(10):
                 work = limiter.take([bucket(90)], NOW)
                 with pytest.raises(StopIteration):
@@ -94,21 +94,21 @@ async def test_a_paused_server_holds_up_what_is_under_way_and_nothing_after_it(s
         assert (await limiter.peek([bucket(90)], NOW)).states[0].limit == 90
 
 
-async def test_a_loop_that_was_busy_itself_takes_no_answer_for_overdue(server: RedisServer) -> None:
+async def test_a_busy_loop_does_not_treat_a_response_as_late(server: RedisServer) -> None:
     async with redis_limiter(server.url, timeout=BUDGET, outage="local") as (limiter, statistics):
         with server.paused():
             asked = [asyncio.ensure_future(take(limiter)) for _ in range(10)]
             for _ in range(5):
                 await asyncio.sleep(0)  # They are sent.
-            time.sleep(2 * BUDGET)  # A loop that stands still for so long is what is tested.
-        server.call("PING")  # It stands still until the answers have come, and wait to be read.
+            time.sleep(2 * BUDGET)  # A loop that is blocked for this long is what is tested.
+        server.call("PING")  # Blocks until the replies have arrived and wait to be read.
         assert sorted(one.states[0].remaining for one in await asyncio.gather(*asked)) == list(range(80, 90))
         await asyncio.gather(*(take(limiter) for _ in range(10)))
         assert decided_without(statistics) == 0 and statistics.errors.total() == 0
 
 
 @pytest.mark.requirement("R3.2")
-async def test_what_a_paused_server_answers_late_comes_to_nobody(server: RedisServer) -> None:
+async def test_a_late_reply_of_a_paused_server_is_discarded(server: RedisServer) -> None:
     async with redis_limiter(server.url, timeout=BUDGET, outage="open") as (limiter, statistics):
         for number in range(10):
             await take(limiter, subject=f"key-{number}", cost=number + 1)
@@ -122,7 +122,7 @@ async def test_what_a_paused_server_answers_late_comes_to_nobody(server: RedisSe
 
 
 @pytest.mark.requirement("R3.2")
-async def test_a_thousand_cancelled_takes_leave_each_reply_to_whom_it_belongs(server: RedisServer) -> None:
+async def test_a_thousand_cancelled_takes_never_mix_up_replies(server: RedisServer) -> None:
     random = Random(7)  # noqa: S311 - no secret
     async with redis_limiter(server.url) as (limiter, statistics):
         for number in range(50):
@@ -154,7 +154,7 @@ async def test_a_killed_server_is_found_again_when_it_is_back(tmp_path: Path) ->
 
 
 @pytest.mark.requirement("R3.1")
-async def test_a_server_that_still_loads_is_not_asked_until_it_has(tmp_path: Path) -> None:
+async def test_a_loading_server_is_not_queried_until_it_has_loaded(tmp_path: Path) -> None:
     with RedisServer(tmp_path, "--rdbcompression", "no") as full:
         for number in range(40):
             full.call("SET", f"key-{number}", "x" * 5000)
@@ -168,7 +168,7 @@ async def test_a_server_that_still_loads_is_not_asked_until_it_has(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("outage", "passes"), [("open", 9), ("local", 3), ("closed", 0)])
-async def test_an_outage_is_decided_as_configured(outage: Outage, passes: int) -> None:
+async def test_during_an_outage_requests_are_decided_as_configured(outage: Outage, passes: int) -> None:
     async with redis_limiter("redis://127.0.0.1:1", outage=outage, replicas=3) as (limiter, statistics):
         taken, refused, faults = 0, 0, 0
         for _ in range(9):
@@ -195,7 +195,7 @@ async def test_shares_let_at_least_one_request_of_each_quota_pass(window: Window
 @pytest.mark.parametrize(
     "url", ["redis://127.0.0.1:{port}", "redis://:wrong@127.0.0.1:{port}", "redis://me:{password}@127.0.0.1:{port}"]
 )
-async def test_without_the_right_password_the_choice_decides_and_no_secret_is_told(
+async def test_with_a_wrong_password_the_outage_setting_decides_and_no_secret_is_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str
 ) -> None:
     with RedisServer(tmp_path, "--requirepass", PASSWORD) as server, caplog.at_level(logging.DEBUG):
@@ -211,7 +211,7 @@ async def test_without_the_right_password_the_choice_decides_and_no_secret_is_to
 
 @asynccontextmanager
 async def black_hole() -> AsyncIterator[str]:
-    """Takes connections, and never says a word."""
+    """Accepts connections, and never responds."""
     writers: list[asyncio.StreamWriter] = []
     async with await asyncio.start_server(lambda reader, writer: writers.append(writer), "127.0.0.1", 0) as server:
         yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -221,7 +221,7 @@ async def black_hole() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def repeating(answer: bytes) -> AsyncIterator[str]:
-    """Answers this to every command, whatever it says."""
+    """Sends this reply to every command."""
 
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -245,7 +245,7 @@ ODD = {
 
 @pytest.mark.requirement("R3.1")
 @pytest.mark.parametrize("answer", ODD)
-async def test_what_answers_otherwise_than_redis_is_an_outage_and_no_request_fails(answer: str) -> None:
+async def test_a_server_that_is_not_redis_is_an_outage_and_no_request_fails(answer: str) -> None:
     async with repeating(ODD[answer]) as url, redis_limiter(url, outage="local", replicas=3) as (limiter, statistics):
         taken = await asyncio.gather(*(take(limiter) for _ in range(5)))
         assert all(one.refused is None for one in taken)
@@ -253,7 +253,7 @@ async def test_what_answers_otherwise_than_redis_is_an_outage_and_no_request_fai
         assert statistics.breaker != "closed" and statistics.problem
 
 
-async def test_a_server_that_takes_connections_and_says_nothing_holds_up_no_request() -> None:
+async def test_a_silent_server_delays_no_request() -> None:
     async with black_hole() as url, redis_limiter(url, timeout=0.05, outage="local") as (limiter, statistics):
         assert statistics.errors["timeout"] == 1
         assert (await take(limiter)).refused is None

@@ -1,4 +1,4 @@
-"""Where a Redis may be: behind TLS, behind sentinels, or in a Cluster."""
+"""Redis behind TLS, behind sentinels, or in a Cluster."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +44,7 @@ async def test_a_server_behind_tls_is_trusted_by_the_given_authority(authority: 
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_a_server_of_another_authority_or_another_name_is_not_asked(
+async def test_a_server_with_an_untrusted_certificate_or_another_name_is_not_queried(
     authority: Authority, tls_port: int, host: str
 ) -> None:
     ca = "" if host == "localhost" else str(authority.certificate)
@@ -53,7 +53,7 @@ async def test_a_server_of_another_authority_or_another_name_is_not_asked(
         assert "cannot be asked (connection)" in statistics.problem
 
 
-async def test_sentinels_tell_where_the_server_is_and_where_it_went(tmp_path: Path) -> None:
+async def test_sentinels_report_the_current_server_after_a_failover(tmp_path: Path) -> None:
     for name in ("one", "two", "sentinel"):
         (tmp_path / name).mkdir()
     with RedisServer(tmp_path / "one") as one, RedisServer(tmp_path / "two") as two:
@@ -64,7 +64,7 @@ async def test_sentinels_tell_where_the_server_is_and_where_it_went(tmp_path: Pa
             async with redis_limiter(url, outage="open") as (limiter, statistics):
                 assert (await take(limiter)).states[0].remaining == 89
                 two.call("SET", "which", "two")
-                # The server becomes a replica, and the sentinels know another one.
+                # The server becomes a replica, and the sentinels report another one.
                 sentinel.call("SENTINEL", "REMOVE", "main")
                 sentinel.call("SENTINEL", "MONITOR", "main", "127.0.0.1", str(two.port), "1")
                 one.call("REPLICAOF", "127.0.0.1", str(two.port))
@@ -88,7 +88,7 @@ async def test_all_counts_of_a_cluster_are_in_one_slot_whose_node_is_asked(tmp_p
         async with redis_limiter(url, namespace="here", outage="open") as (limiter, statistics):
             assert [state.remaining for state in (await take(limiter)).states] == [89, 49]
             assert there.call("CLUSTER", "COUNTKEYSINSLOT", str(slot)) == b":3\r\n"
-            # The slot moves: its counts are elsewhere, and the limiter follows.
+            # The slot moves with its counts, and the limiter follows.
             old, new = (node.call("CLUSTER", "MYID").split()[1].decode() for node in (there, other))
             there.call("FLUSHALL")
             assert other.call("CLUSTER", "SETSLOT", str(slot), "IMPORTING", old) == b"+OK\r\n"

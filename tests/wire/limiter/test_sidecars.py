@@ -70,9 +70,7 @@ def statuses(sidecar: Sidecar, target: str, key: IssuedKey) -> list[int]:
 
 @pytest.mark.requirement("R3.3", "S7.1")
 @pytest.mark.parametrize("target", ["/ten_minutes", "/month", "/bucket"])
-def test_of_eight_clients_and_two_processes_exactly_the_limit_passes(
-    sidecars: tuple[Sidecar, Sidecar], target: str
-) -> None:
+def test_eight_clients_of_two_processes_get_exactly_the_limit(sidecars: tuple[Sidecar, Sidecar], target: str) -> None:
     key = sidecars[0].keys.issue(scopes=("items:read",), tenant=f"tenant-{target.strip('/')}")
     with ThreadPoolExecutor(CLIENTS) as clients:
         asked = [clients.submit(statuses, sidecars[i % 2], target, key) for i in range(CLIENTS)]
@@ -80,12 +78,12 @@ def test_of_eight_clients_and_two_processes_exactly_the_limit_passes(
     assert (found.count(200), found.count(429)) == (100, CLIENTS * EACH - 100)
     refused = sidecars[0].ask("GET", target, key=key)
     assert refused.status == 429 and int(refused.header("Retry-After")) > 0
-    # What was refused has taken nothing, of the wider quota neither.
+    # The refused request took nothing, not even from the wider quota.
     assert '"wide";r=900' in refused.header("RateLimit")
     assert all(sidecar.metric('sidecar_limiter_fallback_total{decision="allowed"}') == 0 for sidecar in sidecars)
 
 
-def test_what_is_left_is_told_and_shown_by_the_other_sidecar(sidecars: tuple[Sidecar, Sidecar]) -> None:
+def test_what_is_left_is_reported_by_the_other_sidecar_too(sidecars: tuple[Sidecar, Sidecar]) -> None:
     key = sidecars[0].keys.issue(scopes=("items:read",), tenant="shown")
     told = sidecars[0].ask("GET", "/month", key=key)
     assert (told.header("X-RateLimit-Limit"), told.header("X-RateLimit-Remaining")) == ("100", "99")
@@ -97,7 +95,7 @@ def test_what_is_left_is_told_and_shown_by_the_other_sidecar(sidecars: tuple[Sid
     assert "98 of 100" in explained.output
 
 
-def test_the_shorter_and_the_longer_way_meet_where_a_route_has_no_quota(sidecars: tuple[Sidecar, Sidecar]) -> None:
+def test_both_paths_agree_if_a_route_has_no_quota(sidecars: tuple[Sidecar, Sidecar]) -> None:
     key = sidecars[0].keys.issue(scopes=("items:read",))
     with sidecars[0].connect() as connection:
         headers = [("Authorization", f"Bearer {key.text}")]
@@ -189,4 +187,4 @@ def test_no_request_fails_while_redis_is_paused_killed_and_back(start_sidecar: S
         assert [remaining() for _ in range(3)][-1] < 50
         server.start()
         until(lambda: sidecar.metric('sidecar_limiter_breaker_state{state="closed"}') == 1)
-        assert remaining() == 99  # This Redis keeps nothing over its end.
+        assert remaining() == 99  # This Redis keeps nothing across restarts.

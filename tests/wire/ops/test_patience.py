@@ -1,4 +1,4 @@
-"""What the listeners for operators put up with from clients that are slow, or many."""
+"""How the operators' listeners handle slow or many clients."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ from sidecar.http.hardened import ServerLimits, serving_app
 
 LARGE = 32 * 1024 * 1024
 PATIENCE_SECONDS = 20.0
-"""For what comes at once, or never: long enough for a slow machine."""
+"""For what arrives immediately or never: long enough for a slow machine."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
 
@@ -31,7 +31,7 @@ async def _large(_: web.Request) -> web.Response:
 async def listening(
     limits: ServerLimits, before_slow: Callable[[], Awaitable[object]] | None = None
 ) -> AsyncIterator[Connect]:
-    """A listener of three answers, and how to connect to it."""
+    """A listener with three responses, and how to connect to it."""
 
     async def slow(request: web.Request) -> web.Response:
         await request.read()
@@ -59,7 +59,7 @@ async def listening(
 
 
 async def response(reader: asyncio.StreamReader) -> bytes:
-    """Everything until the other end closes, and nothing where it was cut off."""
+    """Everything until the other end closes, or nothing if it was cut off."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await reader.read(-1)
@@ -76,7 +76,7 @@ async def ask(streams: Streams, path: str = "/small", *, more: bytes = b"") -> b
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /small HTTP/1.1\r\nHost: local", b"G"])
-async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent: bytes) -> None:
+async def test_a_missing_head_is_waited_for_only_until_the_timeout(sent: bytes) -> None:
     async with listening(ServerLimits(head_seconds=0.2)) as connect:
         reader, writer = await connect()
         writer.write(sent)
@@ -84,7 +84,7 @@ async def test_a_head_that_does_not_come_is_waited_for_in_vain_only_so_long(sent
         assert told.startswith(b"HTTP/1.1 408 ") and b"no-store" in told and b"localhost" not in told
 
 
-async def test_a_head_that_comes_byte_by_byte_gains_no_time_by_it() -> None:
+async def test_a_head_sent_byte_by_byte_does_not_get_more_time() -> None:
     async with listening(ServerLimits(head_seconds=1)) as connect:
         reader, writer = await connect()
         assert await ask((reader, writer)) == b"HTTP/1.1 200 OK\r\n"
@@ -108,12 +108,12 @@ async def test_between_two_requests_there_is_more_time() -> None:
         assert b" 408 " not in await response(streams[0])
 
 
-async def test_an_answer_of_which_nothing_is_read_is_given_up() -> None:
+async def test_an_unread_response_is_aborted() -> None:
     async with listening(ServerLimits(connections=2, stuck_seconds=1)) as connect:
         reader, writer = await connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        # Whoever reads gets all of it meanwhile, and goes on.
+        # A client that reads gets all of it meanwhile, and continues.
         steady = await connect()
         assert await ask(steady, "/large") == b"HTTP/1.1 200 OK\r\n"
         await steady[0].readuntil(b"\r\n\r\n")
@@ -164,7 +164,7 @@ async def test_a_client_that_has_ended_its_side_within_a_body_is_not_waited_for(
         assert await response(reader) == b""
 
 
-async def test_a_client_that_resets_gives_its_place_back_while_its_request_goes_on() -> None:
+async def test_a_client_that_resets_frees_its_place_while_its_request_continues() -> None:
     never = asyncio.Event()
     async with listening(ServerLimits(connections=1), before_slow=never.wait) as connect:
         _, writer = await connect()

@@ -44,7 +44,9 @@ async def test_alive_and_ready_are_ok(client: TestClient) -> None:
     assert await told(await client.get("/readyz")) == (200, "ok\n")
 
 
-async def test_what_keeps_it_from_deciding_is_told_and_it_stays_alive(client: TestClient, problems: Problems) -> None:
+async def test_problems_that_prevent_decisions_are_reported_and_it_stays_alive(
+    client: TestClient, problems: Problems
+) -> None:
     problems += ["store: locked", "upstream: gone"]
     assert await told(await client.get("/readyz")) == (503, "store: locked\nupstream: gone\n")
     assert (await client.get("/livez")).status == 200
@@ -58,7 +60,7 @@ async def test_verbose_lists_every_check(client: TestClient, problems: Problems)
     assert await told(await client.get("/readyz?verbose")) == (503, "store: locked\nconfig: ok\n")
 
 
-async def test_a_remark_is_told_when_asked_for_and_keeps_nothing_from_being_ready() -> None:
+async def test_a_remark_is_shown_on_request_and_does_not_affect_readiness() -> None:
     async def ready() -> Sequence[str]:
         return ()
 
@@ -113,14 +115,14 @@ async def test_head_is_answered_and_other_methods_are_not(client: TestClient, pa
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/livez"), ("GET", "/nothing"), ("POST", "/metrics")])
-async def test_nothing_is_cached_and_no_version_is_told(client: TestClient, method: str, path: str) -> None:
+async def test_nothing_is_cached_and_no_version_is_revealed(client: TestClient, method: str, path: str) -> None:
     response = await client.request(method, path)
     assert response.headers["Cache-Control"] == "no-store"
     assert "Server" not in response.headers
 
 
 @pytest.mark.parametrize("accepted", ["gzip", "deflate, GZip;q=0.5", "br, *", "gzip, *;q=0"])
-async def test_metrics_are_compressed_for_whoever_accepts_it(client: TestClient, accepted: str) -> None:
+async def test_metrics_are_compressed_for_clients_that_accept_it(client: TestClient, accepted: str) -> None:
     response = await client.get("/metrics", headers={"Accept-Encoding": accepted})
     assert response.headers["Content-Encoding"] == "gzip"
     assert "Accept-Encoding" in response.headers["Vary"]
@@ -134,7 +136,7 @@ async def test_metrics_are_not_compressed_for_others(client: TestClient, accepte
     assert "sidecar_requests_total" in await response.text()
 
 
-async def test_who_scrapes_keeps_nobody_else_waiting() -> None:
+async def test_a_scrape_delays_no_request() -> None:
     async def ready() -> Sequence[str]:
         return []
 

@@ -41,7 +41,7 @@ def url(server: PostgresqlServer, template: str) -> str:
 
 @pytest.fixture(scope="session")
 def shared_url(server: PostgresqlServer, template: str) -> str:
-    """A database whose store is emptied for each test that opens it by the fixture `store`: quicker than a new one."""
+    """A database whose store is emptied for each test that uses the fixture `store`: faster than a new one."""
     return server.database(template=template)
 
 

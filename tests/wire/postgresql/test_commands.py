@@ -1,4 +1,4 @@
-"""Commands on a store in PostgreSQL, and what they say where it cannot be used."""
+"""Commands on a store in PostgreSQL, and their errors if it is unavailable."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_the_life_of_a_key(keys: Keys) -> None:
     assert json.loads(on(keys, "audit", "verify", "--json"))["problem"] is None
 
 
-def test_keys_go_out_and_come_in(keys: Keys, server: PostgresqlServer, template: str, tmp_path: Path) -> None:
+def test_keys_are_exported_and_imported(keys: Keys, server: PostgresqlServer, template: str, tmp_path: Path) -> None:
     issued = keys.issue("old", scopes=("read",))
     file = tmp_path / "keys.jsonl"
     record = {"hash": "a" * 64, "prefix": "sk_live_ab", "name": "imported"}
@@ -79,7 +79,7 @@ def test_doctor_examines_the_store(keys: Keys) -> None:
 
 
 @pytest.mark.parametrize("written", ["hunter2", "${DB_PASSWORD}"])
-def test_doctor_tells_of_a_password_in_a_file_that_others_read(keys: Keys, url: str, written: str) -> None:
+def test_doctor_reports_a_password_in_a_file_readable_by_others(keys: Keys, url: str, written: str) -> None:
     keys.config.write_text(CONFIG.format(url=url.replace("postgres@", f"postgres:{written}@")), encoding="utf-8")
     keys.config.chmod(0o644)
     told = run_cli("doctor", "-c", str(keys.config), environ={"DB_PASSWORD": "hunter2"}).output
@@ -108,9 +108,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_wrong_is_told_in_one_line_without_the_password(
-    server: PostgresqlServer, template: str, wrong: str
-) -> None:
+def test_an_error_is_one_line_without_the_password(server: PostgresqlServer, template: str, wrong: str) -> None:
     server.ask_for_password("asked", "right")
     done = run_cli("keys", "list", "--store", wrong.format(place=f"127.0.0.1:{server.port}", name=template))
     assert done.exit_code == 1
@@ -146,7 +144,7 @@ def test_ten_processes_that_start_at_once_make_one_store(server: PostgresqlServe
     ]
 
 
-def test_info_tells_what_the_store_holds(keys: Keys, url: str) -> None:
+def test_info_shows_what_the_store_contains(keys: Keys, url: str) -> None:
     keys.issue("one")
     assert keys.run("revoke", keys.issue("two").id, "--yes").exit_code == 0
     told = json.loads(run_cli("store", "info", "--store", url, "--json").stdout)

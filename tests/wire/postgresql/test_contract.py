@@ -1,4 +1,4 @@
-"""PostgreSQL keeps the contract of every store, and passes the tests of the shared statements that ask no file."""
+"""PostgreSQL fulfils the contract of every store, and passes the tests of the shared statements that need no file."""
 
 import inspect
 from types import ModuleType
@@ -24,7 +24,7 @@ class TestPostgresqlStore(StoreContract):
 
 
 def shared(module: ModuleType) -> dict[str, Any]:
-    """Tests of a store that know nothing of its file, and what they stand on."""
+    """Tests of a store that do not depend on its file, and their fixtures."""
     return {
         name: member
         for name, member in vars(module).items()

@@ -76,12 +76,12 @@ async def test_uses_and_changes_of_the_same_keys_lose_nothing(stores: list[Store
     assert total.count == 2 * WRITERS * KEYS
 
 
-async def test_a_change_tells_each_store_which_keys_it_changed(stores: list[Store]) -> None:
+async def test_a_change_announces_the_changed_keys_to_every_store(stores: list[Store]) -> None:
     keys = [a_key(), a_key()]
     await stores[0].keys.add(keys, actor=ANN)
     before = await stores[1].keys.read_generation()
     await set_status(stores[0].keys, keys[1].id, KeyStatus.REVOKED)
-    # What is asked over the connection that listens comes after the notification.
+    # A query over the listening connection comes after the notification.
     assert await stores[1].keys.read_generation() != before
     assert stores[1].keys.changes_since(before) == {keys[1].id}
     own = stores[1].keys.generation()
@@ -91,7 +91,7 @@ async def test_a_change_tells_each_store_which_keys_it_changed(stores: list[Stor
     assert stores[1].keys.generation() != own
 
 
-async def test_a_change_that_no_notification_tells_of_is_found_by_asking(
+async def test_a_change_without_a_notification_is_found_by_polling(
     server: PostgresqlServer, url: str, stores: list[Store]
 ) -> None:
     before = stores[0].keys.generation()
@@ -102,7 +102,7 @@ async def test_a_change_that_no_notification_tells_of_is_found_by_asking(
 async def test_the_number_of_changes_may_go_and_come_back(
     server: PostgresqlServer, url: str, stores: list[Store]
 ) -> None:
-    """No store is used meanwhile, and none has to be opened again."""
+    """No store is used meanwhile, and none has to be reopened."""
     server.sql("DELETE FROM sidecar.generation", url=url)
     await eventually(lambda: not _knows_changes(stores[0]), within_seconds=10)
     with pytest.raises(StoreUnavailable, match="is damaged"):
@@ -119,7 +119,7 @@ def _knows_changes(store: Store) -> bool:
     return True
 
 
-async def test_whoever_waits_too_long_for_another_writer_is_told_so(stores: list[Store]) -> None:
+async def test_waiting_too_long_for_another_writer_is_an_error(stores: list[Store]) -> None:
     key = a_key()
     await stores[0].keys.add([key], actor=ANN)
     async with stores[1].imports.intake(at=NOW_US, actor=ANN) as intake:

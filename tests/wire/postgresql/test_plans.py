@@ -97,7 +97,7 @@ async def test_counting_a_tenants_keys_reads_its_index(store: Store) -> None:
     assert "api_key_tenant" in await plan(store, *count_statement(KeyFilter(tenant="tenant-7"), NOW_US, 100))
 
 
-async def test_a_beginning_that_too_many_keys_share_is_not_searched_for(store: Store) -> None:
+async def test_a_prefix_shared_by_too_many_keys_is_not_searched(store: Store) -> None:
     assert await store.keys.list(KeyFilter(search="key_", limit=5)) != []  # A word of each name.
     assert await store.keys.list(KeyFilter(search="sk_live_", limit=5)) == []
     assert len(await store.keys.list(KeyFilter(search="sk_live_123", limit=500))) == 22
@@ -106,7 +106,7 @@ async def test_a_beginning_that_too_many_keys_share_is_not_searched_for(store: S
 IMPORTED = 2_000
 
 
-async def test_after_an_import_the_planner_knows_what_is_there(server: PostgresqlServer, url: str) -> None:
+async def test_after_an_import_the_planner_has_statistics(server: PostgresqlServer, url: str) -> None:
     store = await open_store(url, create=False, clock=Clock(), timings=ignore)
     async with store.imports.intake(at=NOW_US, actor=ANN) as intake:
         await intake.begin()

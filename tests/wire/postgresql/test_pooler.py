@@ -1,4 +1,4 @@
-"""PgBouncer before the store: good in session mode, and refused where it mixes sessions."""
+"""PgBouncer in front of the store: works in session mode, and is refused if it mixes sessions."""
 
 import subprocess
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def pooled(server: PostgresqlServer, url: str, mode: str) -> Iterator[str]:
     port = free_port()
     text = SETTINGS.format(server=server.port, port=port, mode=mode)
     program = needed("pgbouncer")
-    settings = server.folder / "pgbouncer.ini"  # A folder that the other user may look into.
+    settings = server.folder / "pgbouncer.ini"  # A folder that the other user can read.
     settings.write_text(text, encoding="ascii")
     settings.chmod(0o644)
     process = subprocess.Popen([program, "-q", str(settings)], user=other_user(), cwd="/", stderr=subprocess.DEVNULL)
@@ -45,9 +45,7 @@ def pooled(server: PostgresqlServer, url: str, mode: str) -> Iterator[str]:
         process.wait(STOP_SECONDS)
 
 
-def test_in_session_mode_a_change_is_told_as_ever(
-    server: PostgresqlServer, url: str, start_sidecar: StartSidecar
-) -> None:
+def test_in_session_mode_changes_are_announced(server: PostgresqlServer, url: str, start_sidecar: StartSidecar) -> None:
     with pooled(server, url, "session") as behind:
         sidecar = start_sidecar(CONFIG, store=behind)
         key = sidecar.keys.issue(scopes=("read",))
@@ -60,7 +58,7 @@ def test_in_session_mode_a_change_is_told_as_ever(
 @pytest.mark.parametrize(
     "mode", ["transaction", "transaction\ndefault_pool_size = 1", "session\ndefault_pool_size = 1"]
 )
-def test_where_sessions_are_mixed_or_only_one_nothing_starts(server: PostgresqlServer, url: str, mode: str) -> None:
+def test_mixed_or_single_sessions_prevent_the_start(server: PostgresqlServer, url: str, mode: str) -> None:
     with pooled(server, url, mode) as behind:
         done = run_cli("keys", "list", "--store", behind)
         assert done.exit_code == 1

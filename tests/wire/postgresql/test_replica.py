@@ -1,4 +1,4 @@
-"""Lookups at a real standby (`store.replica`): they count only where it has what the primary has."""
+"""Lookups at a real standby (`store.replica`): they count only if it is up to date with the primary."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,7 +19,7 @@ from tests.wire.postgresql.test_serving import BACK_SECONDS, CONFIG, is_unavaila
 PAUSE, RESUME = "SELECT pg_wal_replay_pause()", "SELECT pg_wal_replay_resume()"
 ASKED = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
     AND query LIKE '%FROM api_key WHERE digest%'"""
-"""How many connections have looked keys up last."""
+"""How many connections last looked up keys."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def is_used(store: Store) -> bool:
     return store.follows()
 
 
-async def test_keys_are_found_at_the_standby_and_nobody_asks_the_primary(
+async def test_keys_are_looked_up_at_the_standby_and_not_at_the_primary(
     server: PostgresqlServer, standby: PostgresqlServer, url: str, store: Store
 ) -> None:
     key = a_key()
@@ -99,26 +99,26 @@ async def test_another_database_than_a_standby_of_it_is_not_used(server: Postgre
 
 
 class Answering:
-    """A connection whose answers were read before the news that come ahead of them."""
+    """A connection whose results were read before the notifications that arrive ahead of them."""
 
     def __init__(self) -> None:
         self.number, self.news = 1, ""
-        self.told: Callable[[str], None] = print
+        self.notify: Callable[[str], None] = print
 
-    async def listen(self, channel: str, told: Callable[[str], None], lost: Callable[[], None]) -> None:
-        self.told = told
+    async def listen(self, channel: str, on_notification: Callable[[str], None], on_lost: Callable[[], None]) -> None:
+        self.notify = on_notification
 
     async def fetch(self, sql: str) -> list[tuple[int, int]]:
         if self.news:
-            self.told(self.news)
+            self.notify(self.news)
         return [(self.number, 0)]
 
     async def close(self) -> None:
-        """It holds nothing."""
+        """Nothing to close."""
 
 
-async def test_a_number_that_was_read_before_the_news_is_not_taken_for_the_newest() -> None:
-    """Else a standby that has only come as far would be believed."""
+async def test_a_number_read_before_a_notification_is_not_the_newest() -> None:
+    """Otherwise a standby that is just as old would be trusted."""
     connection = Answering()
 
     async def connect() -> Answering:
@@ -137,7 +137,7 @@ async def test_a_number_that_was_read_before_the_news_is_not_taken_for_the_newes
     assert watch.number is None
 
 
-def test_doctor_looks_whether_the_replica_has_what_the_primary_has(
+def test_doctor_checks_that_the_replica_is_up_to_date(
     server: PostgresqlServer, standby: PostgresqlServer, url: str, replica: str, tmp_path: Path
 ) -> None:
     keys = Keys(tmp_path / "sidecar.yaml", url)
@@ -169,7 +169,7 @@ def is_decided(sidecar: Sidecar, keys: Keys) -> bool:
     return not is_unavailable(sidecar, keys.issue(scopes=("read",)))
 
 
-def test_a_sidecar_goes_on_at_the_primary_while_the_standby_is_away_or_hangs(
+def test_a_sidecar_uses_the_primary_while_the_standby_is_down_or_hangs(
     server: PostgresqlServer, url: str, start_sidecar: StartSidecar
 ) -> None:
     with running_postgresql(standby_of=server) as own:
@@ -186,8 +186,8 @@ def test_a_sidecar_goes_on_at_the_primary_while_the_standby_is_away_or_hangs(
 
 @pytest.mark.requirement("R2.5")
 @pytest.mark.requirement("S4.4")
-def test_a_failover_to_the_standby_is_followed_and_nothing_is_let_in_meanwhile(start_sidecar: StartSidecar) -> None:
-    """The URL names both, and so the primary's address changes."""
+def test_a_failover_to_the_standby_is_followed_and_no_request_passes_meanwhile(start_sidecar: StartSidecar) -> None:
+    """The URL names both, so the primary's address changes."""
     with running_postgresql() as first:
         database = first.database().rpartition("/")[2]
         with running_postgresql(standby_of=first) as second:

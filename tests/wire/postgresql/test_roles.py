@@ -1,4 +1,4 @@
-"""The roles of deploy/postgresql: what a sidecar needs works with its own role, and nothing else does."""
+"""The roles of deploy/postgresql: a sidecar's role can do what it needs, and nothing else."""
 
 import re
 from collections.abc import AsyncIterator
@@ -69,7 +69,7 @@ async def test_a_sidecar_finds_keys_and_writes_their_use(admin: Store, sidecar: 
     assert await sidecar.statistics.counts()
 
 
-async def test_a_sidecar_hashes_anew_and_retires_each_with_its_audit_row(admin: Store, sidecar: Store) -> None:
+async def test_a_sidecar_rehashes_and_retires_keys_with_audit_rows(admin: Store, sidecar: Store) -> None:
     old = ForeignKeys(prefix="", hash="hmac-sha256", pepper=b"salt")
     legacy = a_key(digest=old.digest(b"legacy"), algorithm=old.algorithm)
     replaced = a_key(replaced_at=NOW_US - 2 * DAY_US, retires_at=NOW_US + DAY_US)
@@ -114,7 +114,7 @@ FORBIDDEN = (
     "INSERT INTO sidecar.audit VALUES (0, 0, '', '', 'rehash', '', NULL, NULL, NULL, NULL)",  # Before the head.
     "INSERT INTO sidecar.audit SELECT 90 + i, 0, '', '', CASE i WHEN 9 THEN 'issue' ELSE 'rehash' END, '', NULL, NULL, "
     "NULL, NULL FROM generate_series(0, 9) AS i",
-    # It would have the number of the next change, which could not be made.
+    # It would have the number of the next change, which would then be impossible.
     "INSERT INTO sidecar.audit SELECT id + 1, 0, '', '', 'rehash', '' FROM sidecar.audit_head",
     "UPDATE sidecar.audit_head SET id = 0",
     "UPDATE sidecar.generation SET value = 0",
@@ -126,7 +126,9 @@ FORBIDDEN = (
 )
 
 
-async def test_nor_by_sql_of_its_own(server: PostgresqlServer, admin_url: str, admin: Store) -> None:
+async def test_the_sidecars_role_cannot_change_keys_by_sql_either(
+    server: PostgresqlServer, admin_url: str, admin: Store
+) -> None:
     if not await admin.keys.list(KeyFilter(limit=1)):
         await admin.keys.add([a_key()], actor=ANN)
     told = {statement: refusal(server, statement, of_sidecars(admin_url)) for statement in FORBIDDEN}

@@ -39,14 +39,14 @@ def is_answered(sidecar: Sidecar, key: IssuedKey, expected: int) -> bool:
 
 
 def is_unavailable(sidecar: Sidecar, key: IssuedKey | str) -> bool:
-    """503 with a time to come back; never a word about the key."""
+    """503 with Retry-After; nothing about the key."""
     response = sidecar.ask("GET", "/items/1", key=key)
     assert response.status in (200, 503), response
     return response.status == 503 and int(response.header("Retry-After")) > 0
 
 
 @pytest.mark.requirement("S4.4")
-def test_a_change_by_anyone_counts_in_every_sidecar_within_a_second(url: str, start_sidecar: StartSidecar) -> None:
+def test_a_change_takes_effect_in_every_sidecar_within_a_second(url: str, start_sidecar: StartSidecar) -> None:
     first, second = start_sidecar(CONFIG, store=url), start_sidecar(CONFIG, store=url)
     key = first.keys.issue(scopes=("read",))
     assert [status(one, key) for one in (first, second)] == [200, 200]
@@ -60,7 +60,7 @@ def test_a_change_by_anyone_counts_in_every_sidecar_within_a_second(url: str, st
 
 
 @pytest.mark.requirement("R2.5")
-def test_connections_that_the_server_ends_are_made_anew(
+def test_connections_closed_by_the_server_are_reopened(
     server: PostgresqlServer, url: str, start_sidecar: StartSidecar
 ) -> None:
     sidecar = start_sidecar(CONFIG, store=url)
@@ -112,7 +112,7 @@ async def test_a_store_closes_all_connections_to_a_silent_server_at_once(server:
 
 @pytest.mark.requirement("R2.1")
 @pytest.mark.requirement("R2.5")
-def test_with_grace_keys_that_workers_have_seen_go_on_and_then_no_key_does_until_the_database_is_back(
+def test_with_grace_cached_keys_work_and_afterwards_none_until_the_database_is_back(
     start_sidecar: StartSidecar,
 ) -> None:
     with running_postgresql() as own:
@@ -133,7 +133,7 @@ def test_with_grace_keys_that_workers_have_seen_go_on_and_then_no_key_does_until
 
 
 @pytest.mark.requirement("R2.5")
-def test_a_sidecar_that_is_left_no_connection_says_so_and_goes_on_when_there_are_some(
+def test_a_sidecar_without_connections_says_so_and_recovers(
     server: PostgresqlServer, url: str, start_sidecar: StartSidecar
 ) -> None:
     server.sql("CREATE ROLE crowd LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA sidecar TO crowd", url=url)
@@ -144,7 +144,7 @@ def test_a_sidecar_that_is_left_no_connection_says_so_and_goes_on_when_there_are
     server.sql("ALTER ROLE crowd CONNECTION LIMIT 0", f"{END_SESSIONS} AND usename = 'crowd'")
     until(lambda: is_unavailable(sidecar, key), within=BACK_SECONDS)
     until(lambda: b"no connection left" in sidecar.ready().body, within=BACK_SECONDS)
-    # What happens meanwhile is told to nobody.
+    # Changes made meanwhile are not announced.
     assert Keys(sidecar.keys.config, url).run("disable", key.id).exit_code == 0
     server.sql("ALTER ROLE crowd CONNECTION LIMIT -1")
     seen: list[int] = []
@@ -175,7 +175,7 @@ def test_settings_of_a_database_keep_no_sidecar_from_its_work(
     server.sql(*(f"ALTER DATABASE {url.rpartition('/')[2]} SET {setting}" for setting in HOSTILE))
     sidecar = start_sidecar(CONFIG, store=url)
     keys = [sidecar.keys.issue(scopes=("read",)) for _ in range(3)]
-    # Issuing one takes longer than a session may be idle there.
+    # Issuing one takes longer than the idle timeout of a session there.
     assert [status(sidecar, key) for key in keys] == [200] * 3
     assert sidecar.keys.run("revoke", keys[0].id, "--yes").exit_code == 0
     until(lambda: status(sidecar, keys[0]) == 401, within=1.0)

@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL and passwords, as libpq has them: what is verified, and what is said where it does not fit."""
+"""TLS to PostgreSQL and passwords, as in libpq: what is verified, and the errors."""
 
 import asyncio
 import os
@@ -95,7 +95,7 @@ async def test_the_connection_is_encrypted(tls: TlsServer, case: str) -> None:
 
 
 async def test_files_are_not_read_on_the_event_loop(tls: TlsServer, tmp_path: Path) -> None:
-    """A pipe keeps its reader waiting until the loop has turned, which it cannot while it reads itself."""
+    """A pipe blocks its reader until the loop has turned, which it cannot do while reading itself."""
     pipe, is_read, goes_on = tmp_path / "ca.crt", asyncio.Event(), Event()
     os.mkfifo(pipe)
     loop = asyncio.get_running_loop()
@@ -154,7 +154,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_what_does_not_fit_is_refused_with_the_reason(tls: TlsServer, case: str) -> None:
+async def test_invalid_values_are_refused_with_the_reason(tls: TlsServer, case: str) -> None:
     *where, reason = REFUSED[case]
     with pytest.raises(StoreUnavailable, match=reason) as caught:
         await connector(tls.url(*where), 1.0)()
@@ -162,7 +162,7 @@ async def test_what_does_not_fit_is_refused_with_the_reason(tls: TlsServer, case
 
 
 async def test_a_certificate_that_has_expired_is_refused_with_the_reason(tls: TlsServer, tmp_path: Path) -> None:
-    """Of a server of its own, because this one's goes on."""
+    """Uses its own server, because the shared one must keep its certificate."""
     for name in ("ca.crt", "ca.key"):
         (tmp_path / name).write_bytes((tls.files / name).read_bytes())
     _certificate(tmp_path, "old", "localhost", by="ca", days=0)
@@ -198,7 +198,7 @@ def _given(place: str, url: str, password: str, folder: Path) -> tuple[str, dict
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_password_is_taken_from_wherever_libpq_takes_it_and_never_told(
+def test_a_password_is_read_from_every_libpq_source_and_never_shown(
     server: PostgresqlServer, url: str, tmp_path: Path, place: str
 ) -> None:
     server.ask_for_password("asked", "hunter2/")

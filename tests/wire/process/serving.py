@@ -27,8 +27,8 @@ routes:
 - GET /items/**: {scopes: [read]}
 """
 CLIENT_SECONDS = 20.0
-"""For a response that comes at once, or never."""
-"""Whoever looks without a pause takes the time of the process that is waited for."""
+"""For a response that arrives immediately or never."""
+"""Polling without a pause would take CPU from the awaited process."""
 
 
 def prepare(folder: Path) -> None:
@@ -44,7 +44,7 @@ def environ(**more: str) -> dict[str, str]:
 class Served:
     """`sidecar serve` in `folder`, where its sockets are. popen: of subprocess.Popen.
 
-    forked: quickly, behind a process that hands signals on and ends as it does; its pid is that process's.
+    forked: starts quickly, behind a process that passes on signals and ends with it; its pid is that process's.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Served:
         self._folder = folder
 
     def wait_until_ready(self) -> None:
-        """Until both listeners take connections."""
+        """Wait until both listeners accept connections."""
         for name in ("data", "ops"):
             until(lambda name=name: self.process.poll() is not None or self.listens(name))  # type: ignore[misc]
         assert self.process.returncode is None, f"ended with {self.process.returncode}"
@@ -87,7 +87,7 @@ class Served:
         return client
 
     def exchange(self, name: str, raw: bytes) -> bytes:
-        """What comes until the other end closes. Raises TimeoutError."""
+        """Everything until the other end closes. Raises TimeoutError."""
         with self.connect(name) as client:
             client.sendall(raw)
             return b"".join(iter(lambda: client.recv(65536), b""))
@@ -116,7 +116,7 @@ class Served:
 
 
 class FullPipe:
-    """A pipe that nobody reads, and that takes no more byte."""
+    """A full pipe that is never read."""
 
     def __init__(self) -> None:
         self.read_end, self.write_end = os.pipe()
@@ -131,7 +131,7 @@ class FullPipe:
         os.set_blocking(self.write_end, True)
 
     def close_write_end(self) -> None:
-        """Ours; the process keeps its own."""
+        """Close our end; the process keeps its own."""
         if self.write_end >= 0:
             os.close(self.write_end)
             self.write_end = -1

@@ -1,4 +1,4 @@
-"""What goes on beside the requests is taken up again once what made it fail is over."""
+"""Background work resumes once the cause of its failure is gone."""
 
 import resource
 

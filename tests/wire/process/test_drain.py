@@ -47,7 +47,7 @@ def sidecar(start_sidecar: StartSidecar, tmp_path: Path) -> Sidecar:
     return start_sidecar(config_in(tmp_path))
 
 
-def test_what_is_drained_is_not_ready_and_closes_its_connections_but_serves(sidecar: Sidecar, tmp_path: Path) -> None:
+def test_a_draining_sidecar_is_not_ready_closes_connections_and_still_serves(sidecar: Sidecar, tmp_path: Path) -> None:
     with sidecar.connect() as kept:
         assert kept.ask("GET", "/hello").all("Connection") == []
         status, told = drain(tmp_path)
@@ -70,7 +70,7 @@ def test_undone_it_is_ready_and_keeps_its_connections(sidecar: Sidecar, tmp_path
         assert kept.ask("GET", "/hello").status == 200
 
 
-def test_the_delay_counts_from_when_balancers_were_told(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_the_delay_counts_from_when_balancers_could_know(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     sidecar = start_sidecar(config_in(tmp_path, delay="200ms"))
     drain(tmp_path)
     line = sidecar.process.stderr.wait_for(lambda line: "draining (sidecar drain)" in line)
@@ -96,7 +96,7 @@ def test_only_the_user_of_the_sidecar_may_use_the_socket(sidecar: Sidecar, tmp_p
     assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, os.geteuid())
 
 
-def test_the_socket_goes_with_the_process(sidecar: Sidecar, tmp_path: Path) -> None:
+def test_the_socket_is_removed_with_the_process(sidecar: Sidecar, tmp_path: Path) -> None:
     assert sidecar.stop() == 0
     assert not (tmp_path / "drain.sock").exists()
     status, told = drain(tmp_path)
@@ -118,7 +118,7 @@ def test_two_sidecars_do_not_share_a_socket(sidecar: Sidecar, start_sidecar: Sta
     assert drain(tmp_path)[0] == 0, "the first still has it"
 
 
-def test_a_file_that_is_no_socket_is_not_removed(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_not_removed(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     (tmp_path / "drain.sock").write_text("mine")
     with pytest.raises(Exception, match="which is not a socket"):
         start_sidecar(config_in(tmp_path))
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_socket_is_not_removed(start_sidecar: StartSidecar, tm
 
 
 @pytest.mark.parametrize("sent", [b"", b"drain", b"x" * _LONGEST * 100, b"\xff\n", b"GET / HTTP/1.1\r\n\r\n"])
-def test_what_is_no_known_word_changes_nothing(sidecar: Sidecar, tmp_path: Path, sent: bytes) -> None:
+def test_an_unknown_action_changes_nothing(sidecar: Sidecar, tmp_path: Path, sent: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(20)
         client.connect(str(tmp_path / "drain.sock"))
@@ -137,7 +137,7 @@ def test_what_is_no_known_word_changes_nothing(sidecar: Sidecar, tmp_path: Path,
     assert ready(sidecar).status == 200
 
 
-def test_a_frozen_sidecar_is_told_and_not_waited_for(sidecar: Sidecar, tmp_path: Path) -> None:
+def test_a_frozen_sidecar_is_reported_without_waiting_for_it(sidecar: Sidecar, tmp_path: Path) -> None:
     os.kill(sidecar.process.pid, signal.SIGSTOP)
     try:
         status, told = drain(tmp_path)

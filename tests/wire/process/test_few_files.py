@@ -1,4 +1,4 @@
-"""A process that may open few files: fewer connections, counted refusals, and operators that are always answered."""
+"""A process with a low open file limit: fewer connections, counted refusals, and responsive operator listeners."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def crowd(sidecar: Served, stack: ExitStack, number: int = MANY) -> list[socket.socket]:
-    """Connections that stay, each with a request."""
+    """Connections that stay open, each with a request."""
     clients = [stack.enter_context(sidecar.connect("data")) for _ in range(number)]
     for client in clients:
         try:
@@ -66,7 +66,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(folder: Path, stack: ExitStack
         assert sidecar.stop(signal.SIGINT) == 0
 
 
-def test_connections_past_what_the_process_can_open_are_refused_and_counted(folder: Path, stack: ExitStack) -> None:
+def test_connections_beyond_the_open_file_limit_are_refused_and_counted(folder: Path, stack: ExitStack) -> None:
     with Served(folder, preexec_fn=limited(FEW, FEW), stderr=subprocess.PIPE, text=True) as sidecar:
         sidecar.wait_until_ready()
         served = [is_served(client) for client in crowd(sidecar, stack)]
@@ -99,7 +99,7 @@ def test_without_any_descriptor_left_connections_wait_and_the_process_does_not_s
         stack.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) - 1, FEW))
         used, [client] = cpu_seconds(pid), crowd(sidecar, stack, 1)
-        select.select([], [], [], 1.5)  # What is measured is what it does meanwhile.
+        select.select([], [], [], 1.5)  # Its CPU use during this time is measured.
         assert cpu_seconds(pid) - used < 0.5
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW, FEW))
         assert is_served(client)

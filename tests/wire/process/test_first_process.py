@@ -8,7 +8,7 @@ from tests.harness.waiting import until
 from tests.wire.process.serving import Served, prepare
 
 START = '(sleep 0.1 &) ; exec "$0" -m sidecar serve -c sidecar.yaml'
-"""The subshell ends at once, and its children come to process 1, one of them before the sidecar has begun."""
+"""The subshell ends immediately, and process 1 adopts its children, one of them before the sidecar begins."""
 
 
 def children_of(process: int) -> list[int]:

@@ -22,7 +22,7 @@ def is_closed_to_its_own_user(file: str) -> bool:
 
 
 def test_a_crash_writes_no_memory_unless_the_configuration_says_so(start_sidecar: StartSidecar) -> None:
-    """Less than a page is no dump, and a limit of one byte keeps the kernel from piping one (fs/coredump.c)."""
+    """Less than a page means no dump, and a limit of one byte keeps the kernel from piping one (fs/coredump.c)."""
     kept = start_sidecar(CONFIG + "process: {core_dumps: true}\n")
     assert core_limit(start_sidecar(CONFIG).process.pid) in (0, 1)
     assert core_limit(kept.process.pid) == resource.getrlimit(resource.RLIMIT_CORE)[0]
@@ -38,7 +38,7 @@ def test_a_sidecar_that_is_not_dumpable_serves_and_watches_its_store(start_sidec
 
 
 def test_its_own_files_of_proc_stay_open_to_a_process_that_is_not_dumpable() -> None:
-    """What the sidecar reads of itself: what it holds open, and its mounts."""
+    """What the sidecar reads about itself: its open files and its mounts."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Quotas are counted by each process: sidecars beside each other on the same store say so, and keep no counts."""
+"""Each process counts quotas: several sidecars on one store say so, and save no counts."""
 
 import sqlite3
 import sys
@@ -37,7 +37,7 @@ def remark(sidecar: Sidecar) -> bool:
 
 
 def warnings(sidecar: Sidecar) -> list[str]:
-    """What it said until it listened, and the line after that."""
+    """Its output until it listened, and one more line."""
     assert sidecar.process.stderr.wait_for(lambda line: "active key" in line) is not None
     return [line for line in sidecar.process.stderr.all() if "each counts quotas separately" in line]
 
@@ -56,7 +56,7 @@ def test_one_that_starts_after_another_has_ended_says_nothing(start_sidecar: Sta
 
 
 def test_both_see_what_a_command_changes(start_sidecar: StartSidecar) -> None:
-    """The mark takes no lock away from SQLite."""
+    """The mark does not release SQLite's locks."""
     first = start_sidecar(CONFIG)
     second = start_sidecar(CONFIG, store=first.keys.store)
     key = first.keys.issue()
@@ -109,7 +109,7 @@ def test_counts_of_the_only_sidecar_outlive_its_restart(start_sidecar: StartSide
     assert start_sidecar(CONFIG, store=first.keys.store).ask("GET", "/v1/x", key=key).status == 429
 
 
-def test_the_last_one_left_keeps_counts_again(start_sidecar: StartSidecar) -> None:
+def test_the_last_sidecar_left_stores_its_counts_again(start_sidecar: StartSidecar) -> None:
     first = start_sidecar(CONFIG)
     second = start_sidecar(CONFIG, store=first.keys.store)
     key = first.keys.issue()

@@ -1,4 +1,4 @@
-"""Whoever reads stderr can be slow, stuck or gone: requests, probes and signals do not wait for it."""
+"""The reader of stderr may be slow, stuck or gone: requests, probes and signals do not wait for it."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def test_a_full_stderr_delays_no_request_no_probe_and_no_signal(folder: Path, pi
         assert time.monotonic() - began < 10
 
 
-def test_what_stderr_does_not_take_is_dropped_counted_and_told_once_there_is_room(folder: Path, pipe: FullPipe) -> None:
+def test_lines_that_stderr_does_not_accept_are_dropped_counted_and_reported_later(folder: Path, pipe: FullPipe) -> None:
     deep = folder / "/".join([LONG] * LEVELS)
     deep.mkdir(parents=True)
     (folder / "sidecar.yaml").rename(deep / "sidecar.yaml")
@@ -54,7 +54,7 @@ def test_what_stderr_does_not_take_is_dropped_counted_and_told_once_there_is_roo
         (deep / "sidecar.yaml").unlink()
 
         def dropped_some() -> bool:
-            """Each reload that fails is a long line."""
+            """Each failed reload writes a long line."""
             sidecar.process.send_signal(signal.SIGHUP)
             return sidecar.metrics()[REFUSED] > 0 and sidecar.metrics()[DROPPED] > 0
 
@@ -70,7 +70,7 @@ def test_what_stderr_does_not_take_is_dropped_counted_and_told_once_there_is_roo
     ]
 
 
-def test_what_was_logged_before_a_clean_end_is_written(folder: Path) -> None:
+def test_lines_logged_before_a_clean_exit_are_written(folder: Path) -> None:
     read_end, write_end = os.pipe()
     with Served(folder, stderr=write_end, forked=True) as sidecar:
         os.close(write_end)
@@ -94,14 +94,14 @@ def test_a_reader_that_is_gone_changes_nothing(folder: Path) -> None:
         assert sidecar.stop() == 0
 
 
-def test_a_reason_not_to_start_that_nobody_reads_keeps_no_process(folder: Path, pipe: FullPipe) -> None:
+def test_a_startup_error_that_nobody_reads_does_not_keep_the_process_alive(folder: Path, pipe: FullPipe) -> None:
     (folder / "keys.db").unlink()
     with Served(folder, stderr=pipe.write_end, forked=True) as sidecar:
         assert sidecar.process.wait(30) == 1
 
 
 class _Reading:
-    """Reads a pipe from here on."""
+    """Reads a pipe from now on."""
 
     def __init__(self, pipe: FullPipe) -> None:
         self._pipe, self._read = pipe, b""

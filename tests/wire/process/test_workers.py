@@ -1,4 +1,4 @@
-"""`sidecar serve --workers`: several processes, and to everybody else one sidecar."""
+"""`sidecar serve --workers`: several processes that act as one sidecar."""
 
 import json
 import os
@@ -48,14 +48,14 @@ def key(sidecar: Sidecar) -> IssuedKey:
 
 
 def children(sidecar: Sidecar) -> Sequence[int]:
-    """The control process first, then the workers, but for those that were started again."""
+    """The control process first, then the workers, without restarted ones."""
     pid = sidecar.process.pid
     # As they were started: numbers begin again at the greatest that the system allows.
     return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())]
 
 
 def statuses(sidecar: Sidecar, target: str, count: int, *, key: IssuedKey | None = None) -> list[int]:
-    """Of requests at once, each on a connection of its own, which any worker may get."""
+    """The statuses of concurrent requests, each on its own connection, which any worker may get."""
     with ThreadPoolExecutor(12) as threads:
         return list(threads.map(lambda _: sidecar.ask("GET", target, key=key).status, range(count)))
 
@@ -192,7 +192,7 @@ def test_sigterm_ends_all_after_what_has_begun(start_sidecar: StartSidecar, tmp_
     with sidecar.connect() as begun:
         begun.send(b"GET /open HTTP/1.1\r\nHost: a\r\n")
         until(lambda: ready(sidecar)[0] == 200)
-        for pid in (sidecar.process.pid, *pids):  # As a service manager does.
+        for pid in (sidecar.process.pid, *pids):  # Like a service manager.
             os.kill(pid, signal.SIGTERM)
         until(lambda: "draining" in " ".join(sidecar.process.stderr.all()))
         begun.send(b"\r\n")
@@ -210,14 +210,14 @@ def test_counts_outlive_a_restart_with_another_number_of_workers(start_sidecar: 
     assert sorted(statuses(after, "/few/1", 10, key=key)) == [200] * 5 + [429] * 5
 
 
-def test_without_their_parent_all_end(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_all_processes_end_if_their_parent_does(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     sidecar = start(start_sidecar, tmp_path, workers=2)
     pids = children(sidecar)
     os.kill(sidecar.process.pid, signal.SIGKILL)
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
-def test_what_keeps_a_worker_or_the_control_process_from_starting_ends_all(
+def test_a_startup_failure_of_a_worker_or_the_control_process_ends_all(
     start_sidecar: StartSidecar, tmp_path: Path
 ) -> None:
     with pytest.raises(AssertionError, match="exit status 1"):

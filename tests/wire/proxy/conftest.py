@@ -1,4 +1,4 @@
-"""A data listener before a scripted upstream, on both event loops that it runs on."""
+"""A data listener in front of a scripted upstream, on both event loops."""
 
 import asyncio
 import os
@@ -26,14 +26,14 @@ from tests.wire.proxy.stubs import OpenGate, OpenResponses, Records
 from tests.wire.proxy.wire import RawClient, Received
 
 ON_ONE_LOOP = {"test_bad_client", "test_faithful", "test_framing", "test_keep_alive", "test_via"}
-"""Which bytes mean what is the same on each loop; flow control, TLS, timeouts and ends of connections may differ."""
+"""The meaning of bytes is the same on each loop; flow control, TLS, timeouts and closing may differ."""
 
 
 LoopFactories = Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> LoopFactories:
-    """A module that needs loops of its own names them in `LOOPS`."""
+    """A module that needs its own loops names them in `LOOPS`."""
     own: LoopFactories | None = getattr(getattr(item, "module", None), "LOOPS", None)
     if own is not None:
         return own
@@ -43,16 +43,16 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> LoopFactories:
 
 MIB = 1 << 20
 HELD = 16 + sum(2 * int(Path(f"/proc/sys/net/ipv4/tcp_{kind}mem").read_text().split()[2]) // MIB for kind in "rw")
-"""MiB that may be between an upstream and a client: what the kernel's buffers take where it lets them, and a few."""
+"""MiB that may be between an upstream and a client: the kernel's largest buffers, and a few more."""
 MUCH = max(64, HELD + 16)
-"""MiB, too many for that."""
+"""MiB, more than that."""
 PATIENT = {"connect_timeout": 60.0, "queue_timeout": 60.0, "idle_timeout": 60.0}
-"""Longer than any test waits, so that no time set here passes for what should happen by itself."""
+"""Longer than any test waits, so that no timeout is mistaken for the expected effect."""
 
 
 @dataclass
 class Bench:
-    """The listener, what it was told of, and what stands behind it."""
+    """The listener, its records, and its upstream."""
 
     server: DataServer
     snapshot: Snapshot
@@ -68,7 +68,7 @@ class Bench:
         return client
 
     async def ask(self, raw: bytes) -> Received:
-        """One request on a connection of its own."""
+        """One request on its own connection."""
         return await (await self.client()).ask(raw)
 
 

@@ -1,4 +1,4 @@
-"""Ports of the data path, filled for its tests: a gate that lets everything through, and a record of what is told."""
+"""Ports of the data path for its tests: a gate that allows everything, and a recording observer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -53,9 +53,9 @@ routes:
 
 
 class OpenGate(Gate):
-    """Allows everything; but refuses what lies under /denied, answers /me itself, and breaks down at /broken.
+    """Allows everything, except that it refuses /denied, answers /me itself, and raises at /broken.
 
-    What it says of a request that is known by its bytes is the same.
+    Known requests get the same decisions.
     """
 
     def __init__(self) -> None:
@@ -68,10 +68,10 @@ class OpenGate(Gate):
             new_request_id=lambda: "r",
         )
         self.fallen_for: Reason | None = None
-        """Why the one key there is, is not good any longer."""
+        """Why the only key is no longer valid."""
 
     narrowed_for: Reason | None = None
-    """Why it may not do any longer what it could, although it is good."""
+    """Why it is no longer allowed to do what it could, although it is valid."""
 
     async def revalidate(self, key: ApiKey) -> ApiKey | Reason:
         return self.fallen_for or replace(key, scopes=("others",))
@@ -113,7 +113,7 @@ def _config() -> Config:
 
 class _NoKeys:
     def peek(self, secret_digest: bytes) -> None:
-        """No key is known."""
+        """Knows no key."""
 
     def uncount(self, found: object) -> None:
         """Nothing is counted."""
@@ -122,12 +122,12 @@ class _NoKeys:
         return False
 
     async def find(self, secret_digest: bytes, candidates: object) -> None:
-        """No key is stored."""
+        """Finds no key."""
 
 
 @dataclass
 class OpenResponses:
-    """Responses whose body is the reason alone."""
+    """Responses whose body is only the reason."""
 
     told: Headers = ()
     """Fields added to the upstream's responses."""
@@ -150,7 +150,7 @@ class OpenResponses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What the observer was told of one request."""
+    """What the observer received about one request."""
 
     target: str
     status: int
@@ -166,7 +166,7 @@ class Record:
 
 @dataclass
 class Records:
-    """An observer that remembers."""
+    """An observer that records."""
 
     keep: bool = True
     in_flight: int = 0

@@ -1,4 +1,4 @@
-"""Clients that send nonsense get a quiet answer of ours."""
+"""Clients that send garbage get our own response, quietly."""
 
 import logging
 
@@ -30,7 +30,7 @@ CANARY = b"c4nary"
         (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
     ],
 )
-async def test_the_malformed_get_our_answer_and_no_log_line(
+async def test_malformed_requests_get_our_response_and_no_log_line(
     set_up: SetUp, caplog: pytest.LogCaptureFixture, raw: bytes, status: int
 ) -> None:
     caplog.set_level(logging.DEBUG)

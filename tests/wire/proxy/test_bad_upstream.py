@@ -1,4 +1,4 @@
-"""An upstream that is slow, dead, or answers nonsense."""
+"""An upstream that is slow, dead, or responds with garbage."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ async def resetting(peer: Peer) -> None:
 
 
 async def quickest(bench: Bench, status: int) -> float:
-    """Seconds, of several answers of `status` one after the other: a busy machine holds up some of them, not all."""
+    """The least seconds of several consecutive responses with `status`: a busy machine delays some, not all."""
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
@@ -54,11 +54,11 @@ async def test_an_unknown_name_is_a_502(set_up: SetUp) -> None:
     causes = {
         502: UpstreamCause.DNS,
         504: UpstreamCause.CONNECT,
-    }  # Without a name server, nobody says that there is no such name.
+    }  # Without a name server, nothing says that the name does not exist.
     assert bench.records.finished_ones[0].cause is causes[status]
 
 
-async def test_an_upstream_that_takes_no_more_of_a_body_is_told_from_one_that_does_not_respond(set_up: SetUp) -> None:
+async def test_an_upstream_that_stops_reading_is_distinguished_from_one_that_does_not_respond(set_up: SetUp) -> None:
     async def deaf(peer: Peer) -> None:
         await peer.head()
         await peer.ended.wait()
@@ -81,7 +81,7 @@ async def test_a_reset_before_the_answer_is_a_502_within_a_second(set_up: SetUp)
 
 
 @pytest.mark.requirement("R1.1")
-async def test_a_kept_connection_that_ends_with_the_next_post_is_told_from_one_that_is_new(set_up: SetUp) -> None:
+async def test_a_reused_connection_that_closes_on_a_post_is_distinguished_from_a_new_one(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(plain())
@@ -140,7 +140,7 @@ NONSENSE = {
         b"HTTP/1.1 200 OK\r\n" + b"X-Many: 1\r\n" * 10_000 + b"\r\n",
     ),
 }
-"""What is no response, by the cause that the operator is told."""
+"""Invalid responses, by the cause that the operator gets."""
 
 
 @pytest.mark.requirement("S3.5")
@@ -170,7 +170,7 @@ async def test_nonsense_is_a_502_and_that_connection_is_closed(
 @pytest.mark.parametrize(
     "excess_data", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"x", b"\r\n\r\nx", b"\x00"]
 )
-async def test_bytes_after_an_answer_reach_nobody(set_up: SetUp, excess_data: bytes) -> None:
+async def test_bytes_after_a_response_reach_no_client(set_up: SetUp, excess_data: bytes) -> None:
     async def script(peer: Peer) -> None:
         target = (await peer.request()).split(b" ")[1]
         await peer.send(plain(target) + excess_data)
@@ -198,7 +198,7 @@ async def test_bytes_on_an_idle_connection_end_it(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("R1.1")
-async def test_an_answer_that_does_not_come_is_a_504_at_the_set_time(set_up: SetUp) -> None:
+async def test_a_missing_response_is_a_504_at_the_timeout(set_up: SetUp) -> None:
     bench = await set_up(silent, answer_timeout=0.2)
     response = await bench.ask(get())
     assert (response.status, response.body) == (504, b"upstream_timeout")
@@ -207,7 +207,7 @@ async def test_an_answer_that_does_not_come_is_a_504_at_the_set_time(set_up: Set
     await bench.upstream.peers[0].gone()
 
 
-async def test_the_time_for_an_answer_starts_anew_with_each_request(set_up: SetUp) -> None:
+async def test_the_response_timeout_restarts_with_each_request(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), answer_timeout=1.5)
     client = await bench.client()
     began = time.perf_counter()
@@ -217,7 +217,7 @@ async def test_the_time_for_an_answer_starts_anew_with_each_request(set_up: SetU
 
 
 @pytest.mark.requirement("R1.1")
-async def test_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(set_up: SetUp) -> None:
+async def test_a_connection_attempt_that_times_out_is_a_504(set_up: SetUp) -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -243,7 +243,7 @@ async def test_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(se
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n",
     ],
 )
-async def test_an_answer_killed_midway_is_seen_to_be_broken_and_counted(set_up: SetUp, half: bytes) -> None:
+async def test_a_response_cut_off_midway_is_visibly_broken_and_counted(set_up: SetUp, half: bytes) -> None:
     bench = await set_up(closing_after(half))
     client = await bench.client()
     await client.send(get())
@@ -259,7 +259,7 @@ async def test_an_answer_killed_midway_is_seen_to_be_broken_and_counted(set_up: 
 
 
 @pytest.mark.requirement("R1.2")
-async def test_a_reset_is_no_end_of_an_answer_that_ends_with_the_connection(set_up: SetUp) -> None:
+async def test_a_reset_does_not_complete_a_response_delimited_by_close(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.0 200 OK\r\n\r\nhalf")
@@ -276,7 +276,7 @@ async def test_a_reset_is_no_end_of_an_answer_that_ends_with_the_connection(set_
         await client.rest()
 
 
-async def test_requests_past_the_last_connection_wait_in_order_and_for_a_bounded_time(set_up: SetUp) -> None:
+async def test_requests_beyond_the_last_connection_wait_in_order_with_a_timeout(set_up: SetUp) -> None:
     release = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -331,9 +331,7 @@ async def test_the_observer_learns_status_and_sizes_of_each_request(set_up: SetU
         ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n"),
     ],
 )
-async def test_a_body_that_must_not_be_and_comes_in_a_packet_of_its_own_answers_nobody(
-    set_up: SetUp, method: str, head: bytes
-) -> None:
+async def test_a_forbidden_body_in_a_separate_packet_reaches_no_client(set_up: SetUp, method: str, head: bytes) -> None:
     answered = asyncio.Event()
 
     async def careless(peer: Peer) -> None:

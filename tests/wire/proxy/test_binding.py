@@ -1,4 +1,4 @@
-"""Where the data listener is bound: both families, several addresses, and all or none of them."""
+"""Binding of the data listener: both families, several addresses, and all or none of them."""
 
 import asyncio
 import os
@@ -65,7 +65,7 @@ async def test_stopping_ends_every_address(set_up: SetUp, few_files: bool) -> No
 
 
 @BOTH
-async def test_an_address_that_is_taken_is_named_and_the_others_are_let_go(set_up: SetUp, few_files: bool) -> None:
+async def test_an_address_in_use_is_named_and_the_others_are_released(set_up: SetUp, few_files: bool) -> None:
     options = {"few_files": few_files}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free, other = free_port(), taken.getsockname()[1]
@@ -103,7 +103,7 @@ def test_a_socket_that_another_process_left_is_replaced_and_a_file_is_not(tmp_pa
     assert path.read_text() == "a file"
 
 
-def test_a_socket_on_which_somebody_listens_is_left_to_them(tmp_path: Path) -> None:
+def test_a_socket_in_use_is_not_taken_over(tmp_path: Path) -> None:
     address = Address(path=str(tmp_path / "in.sock"))
     [listening], _ = bound([address], 1)
     with listening, socket.socket(socket.AF_UNIX) as client:

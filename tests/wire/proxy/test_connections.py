@@ -1,4 +1,4 @@
-"""How many connections there may be, and what is logged of what strangers do."""
+"""Limits on connections, and what is logged about unknown clients."""
 
 import logging
 from contextlib import suppress
@@ -13,7 +13,7 @@ from tests.wire.proxy.wire import get
 
 
 @pytest.mark.requirement("S7.1")
-async def test_connections_past_the_caps_are_closed_and_leave_room_when_others_go(
+async def test_connections_over_the_limits_are_closed_until_others_end(
     set_up: SetUp, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(connections=2)})

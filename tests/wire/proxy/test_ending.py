@@ -1,4 +1,4 @@
-"""What has come before the listener closes is answered, even if nobody has accepted it yet."""
+"""Requests that arrived before the listener closes are answered, even if not accepted yet."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ def authority(tmp_path: Path) -> Authority:
 
 
 def connected(bench: Bench) -> list[socket.socket]:
-    """Connections of which only the kernel knows: the loop does not turn meanwhile."""
+    """Connections that only the kernel knows: the loop does not turn meanwhile."""
     address = bench.server.addresses[0]
     sockets = [socket.socket(socket.AF_UNIX if address.path else socket.AF_INET) for _ in range(CLIENTS)]
     for opened in sockets:
@@ -59,7 +59,7 @@ async def test_clients_that_have_yet_to_shake_hands_are_answered(set_up: SetUp, 
     await stopping
 
 
-async def test_a_handshake_that_never_begins_does_not_hold_up_the_end(set_up: SetUp, authority: Authority) -> None:
+async def test_a_handshake_that_never_begins_does_not_delay_shutdown(set_up: SetUp, authority: Authority) -> None:
     bench = await set_up(answering(plain()), listener=speaking_tls(authority, limits=Limits(head_timeout=60)))
     sockets = connected(bench)
     async with asyncio.timeout(PATIENCE_SECONDS):

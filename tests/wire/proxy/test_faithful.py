@@ -36,12 +36,12 @@ async def test_answer_without_reason_phrase_is_passed_on(set_up: SetUp) -> None:
     assert (await bench.ask(get())).status_line.rstrip() == b"HTTP/1.1 200"
 
 
-async def test_nothing_but_a_date_is_added_to_an_answer(set_up: SetUp) -> None:
+async def test_nothing_but_a_date_is_added_to_a_response(set_up: SetUp) -> None:
     bench = await set_up(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"))
     assert (await bench.ask(get())).headers == [(b"Content-Length", b"1")]
 
 
-async def test_our_fields_stand_in_place_of_the_upstreams_of_the_same_name(set_up: SetUp) -> None:
+async def test_our_fields_replace_the_upstreams_with_the_same_name(set_up: SetUp) -> None:
     told = ((b"X-RateLimit-Limit", b"10"),)
     bench = await set_up(answering(plain(b"x", b"x-ratelimit-limit: 99", b"X-RateLimit-Other: 1")), told=told)
     response = await bench.ask(get())

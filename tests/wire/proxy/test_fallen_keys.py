@@ -1,4 +1,4 @@
-"""What is under way ends when the key it was let through with is not good any longer."""
+"""Running exchanges end when their key is no longer valid."""
 
 import asyncio
 from contextlib import suppress
@@ -37,7 +37,7 @@ async def ended(client: RawClient) -> bool:
 
 @pytest.mark.requirement("R1.6")
 @pytest.mark.parametrize("why", ["fallen_for", "narrowed_for"])
-async def test_a_stream_that_is_within_an_event_is_broken_off(set_up: SetUp, why: str) -> None:
+async def test_a_stream_in_the_middle_of_an_event_is_reset(set_up: SetUp, why: str) -> None:
     bench = await set_up(events)
     client = await stream(bench)
     await bench.server.revalidate_streams(older_than_seconds=0)
@@ -130,7 +130,7 @@ async def test_an_event_stream_that_ends_with_its_connection_ends_in_order_with_
         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 99\r\n\r\n",
     ],
 )
-async def test_what_cannot_be_seen_to_be_between_events_is_broken_off(set_up: SetUp, head: bytes) -> None:
+async def test_a_stream_that_may_be_inside_an_event_is_reset(set_up: SetUp, head: bytes) -> None:
     body = b"data: one\n\n"
     bench = await set_up(streaming(head + (body if b"Length" in head else framed(body))))
     client = await bench.client()
@@ -143,7 +143,7 @@ async def test_what_cannot_be_seen_to_be_between_events_is_broken_off(set_up: Se
 
 
 @pytest.mark.requirement("R1.6")
-async def test_a_tunnel_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
+async def test_a_tunnel_of_a_revoked_key_is_reset(set_up: SetUp) -> None:
     switched = SWITCHED.replace(b"websocket", b"mqtt")
     bench = await set_up(tunnelling(echo, switched))
     client, _ = await open_tunnel(bench, b"Connection: Upgrade", b"Upgrade: mqtt")
@@ -156,7 +156,7 @@ async def test_a_tunnel_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
 
 
 def frame(payload: bytes, first: int = 0x82) -> bytes:
-    """As a server sends it: not masked."""
+    """As sent by a server: not masked."""
     size = len(payload)
     length = (
         bytes([size]) if size < 126 else b"\x7e%b" % size.to_bytes(2) if size < 65536 else b"\x7f" + size.to_bytes(8)
@@ -208,7 +208,7 @@ async def test_a_websocket_that_is_between_frames_is_closed_with_1008(set_up: Se
 
 @pytest.mark.requirement("R1.6")
 @pytest.mark.parametrize("name", BEGUN)
-async def test_a_websocket_that_is_within_a_frame_is_broken_off(set_up: SetUp, name: str) -> None:
+async def test_a_websocket_in_the_middle_of_a_frame_is_reset(set_up: SetUp, name: str) -> None:
     async def talk(peer: Peer) -> None:
         await peer.send(BEGUN[name])
         await peer.reader.read()
@@ -223,7 +223,7 @@ async def test_a_websocket_that_is_within_a_frame_is_broken_off(set_up: SetUp, n
 
 
 @pytest.mark.requirement("R1.6")
-async def test_a_client_that_does_not_mind_a_close_frame_is_broken_off_at_the_next_look(set_up: SetUp) -> None:
+async def test_a_client_that_ignores_a_close_frame_is_reset_at_the_next_check(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo))
     client, _ = await open_tunnel(bench)
     bench.gate.fallen_for = Reason.REVOKED_KEY
@@ -236,7 +236,7 @@ async def test_a_client_that_does_not_mind_a_close_frame_is_broken_off_at_the_ne
 
 
 @pytest.mark.requirement("R1.6")
-async def test_what_is_public_or_young_goes_on(set_up: SetUp) -> None:
+async def test_public_and_young_exchanges_continue(set_up: SetUp) -> None:
     bench = await set_up(events)
     await stream(bench, "/public")
     await stream(bench, "/young")
@@ -248,7 +248,7 @@ async def test_what_is_public_or_young_goes_on(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("R1.6")
-async def test_an_upload_of_a_revoked_key_is_broken_off(set_up: SetUp) -> None:
+async def test_an_upload_of_a_revoked_key_is_aborted(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.reader.read()

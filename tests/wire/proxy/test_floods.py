@@ -1,4 +1,4 @@
-"""Counts of quotas by address take up as much memory as is configured, however many addresses ask."""
+"""Counts of quotas by address take only the configured memory, however many addresses there are."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def flood(sidecar: Sidecar, addresses: int) -> set[int]:
 
 
 @pytest.mark.requirement("S7.7")
-def test_a_flood_of_addresses_takes_bounded_memory_is_told_and_resets_no_key(start_sidecar: StartSidecar) -> None:
+def test_a_flood_of_addresses_takes_bounded_memory_is_reported_and_resets_no_key(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     key = sidecar.keys.issue(scopes=("read",))
     assert [sidecar.ask("GET", "/items/1", key=key).status for _ in range(2)] == [200, 429]

@@ -14,7 +14,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\
 CHUNKED += b"3;ext=1\r\nabc\r\n2\r\nde\r\n0\r\nX-T: 1\r\n\r\n"
 
 
-async def test_a_chunked_answer_is_chunked_anew_without_extensions_and_trailers(set_up: SetUp) -> None:
+async def test_a_chunked_response_is_rechunked_without_extensions_and_trailers(set_up: SetUp) -> None:
     bench = await set_up(answering(CHUNKED, plain(b"next")))
     client = await bench.client()
     first = await client.ask(get())
@@ -24,14 +24,14 @@ async def test_a_chunked_answer_is_chunked_anew_without_extensions_and_trailers(
     assert len(bench.upstream.peers) == 1
 
 
-async def test_http_1_0_gets_a_chunked_answer_delimited_by_the_end_of_the_connection(set_up: SetUp) -> None:
+async def test_http_1_0_gets_a_chunked_response_delimited_by_close(set_up: SetUp) -> None:
     bench = await set_up(answering(CHUNKED))
     client = await bench.client()
     await client.send(get(version="1.0"))
     assert await client.rest() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabcde"
 
 
-async def test_http_1_0_is_kept_alive_where_it_asks_for_it(set_up: SetUp) -> None:
+async def test_http_1_0_is_kept_alive_on_request(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"a")))
     client = await bench.client()
     for _ in range(2):
@@ -40,7 +40,7 @@ async def test_http_1_0_is_kept_alive_where_it_asks_for_it(set_up: SetUp) -> Non
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_an_answer_that_ends_with_the_connection(set_up: SetUp, version: bytes) -> None:
+async def test_a_response_delimited_by_close(set_up: SetUp, version: bytes) -> None:
     bench = await set_up(closing_after(b"HTTP/" + version + b" 200 OK\r\nX-A: 1\r\n\r\nall of it"))
     client = await bench.client()
     await client.send(get())
@@ -50,7 +50,7 @@ async def test_an_answer_that_ends_with_the_connection(set_up: SetUp, version: b
 
 @pytest.mark.requirement("S3.7")
 async def test_head_keeps_content_length_and_the_connections(set_up: SetUp) -> None:
-    """The next request waits for it, for as long as a careless upstream could still send a body."""
+    """The next request waits as long as a careless upstream could still send a body."""
     head_only = b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"
     bench = await set_up(answering(head_only, plain(b"after")), max_connections=1)
     client = await bench.client()
@@ -60,7 +60,7 @@ async def test_head_keeps_content_length_and_the_connections(set_up: SetUp) -> N
     assert len(bench.upstream.peers) == 1
 
 
-async def test_a_body_after_an_answer_to_head_ends_that_connection(set_up: SetUp) -> None:
+async def test_a_body_after_a_response_to_head_closes_the_connection(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"unasked"), plain(b"after")))
     client = await bench.client()
     assert (await client.ask(get(method="HEAD"))).status == 200
@@ -71,7 +71,7 @@ async def test_a_body_after_an_answer_to_head_ends_that_connection(set_up: SetUp
 
 @pytest.mark.requirement("S3.7")
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-async def test_answers_without_a_body(set_up: SetUp, status: bytes) -> None:
+async def test_responses_without_a_body(set_up: SetUp, status: bytes) -> None:
     bench = await set_up(answering(b"HTTP/1.1 " + status + b"\r\nETag: x\r\n\r\n", plain(b"after")))
     client = await bench.client()
     first = await client.ask(get())
@@ -80,7 +80,7 @@ async def test_answers_without_a_body(set_up: SetUp, status: bytes) -> None:
     assert len(bench.upstream.peers) == 1
 
 
-async def test_a_304_may_tell_the_length_of_what_it_does_not_carry(set_up: SetUp) -> None:
+async def test_a_304_may_have_the_length_of_the_body_that_it_omits(set_up: SetUp) -> None:
     told = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n"
     bench = await set_up(answering(told, plain(b"after")), max_connections=1)
     client = await bench.client()
@@ -102,7 +102,7 @@ async def test_pipelined_requests_are_answered_in_order(set_up: SetUp) -> None:
         assert (await client.receive()).body == b"/p%d" % number
 
 
-async def test_a_client_that_says_close_is_told_so_and_closed(set_up: SetUp) -> None:
+async def test_a_client_that_sends_connection_close_gets_it_back_and_is_closed(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/x", b"Connection: close"))
@@ -170,7 +170,7 @@ async def test_nothing_runs_after_a_bad_request(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S3.4")
-async def test_a_client_that_waits_is_told_to_go_on(set_up: SetUp) -> None:
+async def test_a_waiting_client_gets_100_continue(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"done")))
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 3", b"Expect: 100-continue", method="POST"))
@@ -181,7 +181,7 @@ async def test_a_client_that_waits_is_told_to_go_on(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S3.4")
-async def test_no_interim_answer_for_http_1_0(set_up: SetUp) -> None:
+async def test_no_interim_response_for_http_1_0(set_up: SetUp) -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     bench = await set_up(answering(early + plain(b"done")))
     client = await bench.client()
@@ -191,7 +191,7 @@ async def test_no_interim_answer_for_http_1_0(set_up: SetUp) -> None:
     assert response.startswith(b"HTTP/1.1 200 OK")
 
 
-async def test_a_refused_client_that_waits_is_not_told_to_go_on(set_up: SetUp) -> None:
+async def test_a_refused_waiting_client_gets_no_100_continue(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/denied", b"Content-Length: 3", b"Expect: 100-continue", method="POST"))
@@ -200,7 +200,7 @@ async def test_a_refused_client_that_waits_is_not_told_to_go_on(set_up: SetUp) -
     assert b"\r\nConnection: close\r\n" in response
 
 
-async def test_interim_answers_are_passed_on(set_up: SetUp) -> None:
+async def test_interim_responses_are_passed_on(set_up: SetUp) -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nKeep-Alive: 1\r\n\r\n"
     bench = await set_up(answering(b"HTTP/1.1 100 Continue\r\n\r\n" + early + plain(b"done")))
     client = await bench.client()
@@ -221,7 +221,7 @@ async def test_a_204_loses_its_length_and_a_304_keeps_it_as_a_number(set_up: Set
     assert [(await client.ask(get())).all(b"Content-Length") for _ in range(3)] == [[], [b"2"], [b"200"]]
 
 
-async def test_a_request_may_come_in_two_parts_wherever_it_is_cut(set_up: SetUp) -> None:
+async def test_a_request_may_arrive_in_two_parts_cut_anywhere(set_up: SetUp) -> None:
     request = get("/x", b"X-A: 1")
     bench = await set_up(answering(*[plain() for _ in request]))
     client = await bench.client()

@@ -1,4 +1,4 @@
-"""A client that hangs up frees everything at once."""
+"""A client that disconnects frees everything immediately."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from tests.wire.proxy.wire import get
 
 @pytest.mark.requirement("R1.3")
 @pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
-async def test_a_client_that_hangs_up_ends_the_upstreams_connection(set_up: SetUp, response: bytes) -> None:
+async def test_a_client_that_disconnects_ends_the_upstream_connection(set_up: SetUp, response: bytes) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(response)
@@ -32,7 +32,7 @@ async def test_a_client_that_hangs_up_ends_the_upstreams_connection(set_up: SetU
 
 
 @pytest.mark.requirement("R1.3")
-async def test_a_client_that_hangs_up_while_uploading_ends_the_upstreams_connection(set_up: SetUp) -> None:
+async def test_a_client_that_disconnects_while_uploading_ends_the_upstream_connection(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.until(b"part")
@@ -47,7 +47,7 @@ async def test_a_client_that_hangs_up_while_uploading_ends_the_upstreams_connect
     assert bench.records.in_flight == 0
 
 
-async def test_a_client_that_hangs_up_while_it_waits_leaves_its_place_to_the_next(set_up: SetUp) -> None:
+async def test_a_client_that_disconnects_while_waiting_frees_its_place(set_up: SetUp) -> None:
     release = asyncio.Event()
 
     async def script(peer: Peer) -> None:

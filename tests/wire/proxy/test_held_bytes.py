@@ -1,4 +1,4 @@
-"""Bytes for those who do not keep up are bounded: downloads, uploads and tunnels both ways."""
+"""Memory for slow clients is bounded: downloads, uploads and tunnels both ways."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,16 +15,16 @@ from tests.wire.proxy.test_upgrade import ASKING, SWITCHED
 from tests.wire.proxy.wire import RawClient, get
 
 LIMIT = 640 * 1024
-"""So little that these clients take it all."""
+"""So little that these clients read all of it."""
 DOWN, UP = 128, 32
-"""Clients that get something from the upstream, and that send to it: of the latter, fewer hold as much."""
+"""Downloading and uploading clients: fewer of the latter take as much memory."""
 PIECE = bytes(65536)
 
 Act = Callable[[Bench], Awaitable[RawClient]]
 
 
 async def script(peer: Peer) -> None:
-    """As the target says: sends without end, reads nothing, or both after an upgrade."""
+    """Depending on the target: sends endlessly, reads nothing, or both after an upgrade."""
     while True:
         head = await peer.head()
         if b" /ok " in head:
@@ -67,7 +67,7 @@ async def tunnelling_up(bench: Bench) -> RawClient:
 
 
 def sending_on(bench: Bench, client: RawClient) -> RawClient:
-    """It sends whatever is taken."""
+    """Sends as much as is accepted."""
 
     async def send() -> None:
         with suppress(ConnectionError):
@@ -81,8 +81,8 @@ def sending_on(bench: Bench, client: RawClient) -> RawClient:
 
 @pytest.mark.requirement("S7.3")
 @pytest.mark.parametrize("act", [downloading, uploading, tunnelling_down, tunnelling_up])
-async def test_what_is_held_for_those_who_do_not_keep_up_has_a_limit(set_up: SetUp, act: Act) -> None:
-    """Past it some are reset, and counted; others are served meanwhile; and nothing is held once they are gone."""
+async def test_memory_for_slow_clients_is_limited(set_up: SetUp, act: Act) -> None:
+    """Above it, some are reset and counted, others are served meanwhile, and nothing is held once they are gone."""
     limits = Limits(held_bytes=LIMIT)
     bench = await set_up(script, listener={"limits": limits}, max_connections=2 * DOWN, answer_timeout=60.0)
     clients = [await act(bench) for _ in range(UP if act in (uploading, tunnelling_up) else DOWN)]
@@ -91,7 +91,7 @@ async def test_what_is_held_for_those_who_do_not_keep_up_has_a_limit(set_up: Set
     assert bench.held.total <= LIMIT
     assert (await bench.ask(get("/ok"))).body == b"ok"
     for client in clients:
-        with suppress(OSError):  # It is closed already.
+        with suppress(OSError):  # It is already closed.
             reset(client.writer.transport)  # type: ignore[arg-type]
     await eventually(lambda: bench.held.total == 0)
 

@@ -79,7 +79,7 @@ async def test_a_post_is_never_sent_twice(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("R1.4")
-async def test_nothing_is_sent_again_once_an_answer_has_begun(set_up: SetUp) -> None:
+async def test_nothing_is_sent_again_once_a_response_has_begun(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(plain())
@@ -100,7 +100,7 @@ async def test_a_client_on_a_kept_connection_is_let_go_when_the_server_stops(set
     assert await client.rest() == b""
 
 
-async def test_what_is_under_way_is_finished_when_the_server_stops(set_up: SetUp) -> None:
+async def test_requests_in_progress_finish_when_the_server_stops(set_up: SetUp) -> None:
     release = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -120,7 +120,7 @@ async def test_what_is_under_way_is_finished_when_the_server_stops(set_up: SetUp
     await stopping
 
 
-async def test_what_takes_too_long_is_broken_off_when_the_server_stops(set_up: SetUp) -> None:
+async def test_slow_requests_are_aborted_when_the_server_stops(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.reader.read()

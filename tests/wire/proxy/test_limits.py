@@ -1,4 +1,4 @@
-"""What a client may take up: sizes and times."""
+"""Limits on a client's resources: sizes and times."""
 
 import asyncio
 import time
@@ -13,13 +13,13 @@ from tests.wire.proxy.conftest import SetUp
 from tests.wire.proxy.wire import get, post
 
 UNREAD = 32 << 20
-"""Bytes, several times what lies between a client and an upstream that reads nothing."""
+"""Bytes, several times what fits between a client and an upstream that reads nothing."""
 SMALL = Limits(request_line=256, header=256, headers=10, head=1024)
 FIVE_HEADERS = [b"X-%d: " % number + b"v" * 200 for number in range(5)]
 
 
 def reader() -> tuple[list[bytes], Script]:
-    """Takes whatever comes, and never answers."""
+    """Reads everything, and never responds."""
     seen: list[bytes] = []
 
     async def script(peer: Peer) -> None:
@@ -43,7 +43,7 @@ def reader() -> tuple[list[bytes], Script]:
     ids=["request line", "one header", "number of headers", "all headers", "line and headers"],
 )
 @pytest.mark.parametrize("pieces", [1, 7])
-async def test_a_head_past_its_caps_is_a_431(set_up: SetUp, raw: bytes, pieces: int) -> None:
+async def test_a_head_over_its_limits_is_a_431(set_up: SetUp, raw: bytes, pieces: int) -> None:
     bench = await set_up(answering(plain()), listener={"limits": SMALL})
     client = await bench.client()
     size = -(-len(raw) // pieces)
@@ -57,7 +57,7 @@ async def test_a_head_past_its_caps_is_a_431(set_up: SetUp, raw: bytes, pieces: 
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_head_within_its_caps_passes_however_it_comes(set_up: SetUp) -> None:
+async def test_a_head_within_its_limits_passes_however_it_is_split(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": SMALL})
     client = await bench.client()
     raw = get("/" + "a" * 240, *FIVE_HEADERS[:3])
@@ -92,7 +92,7 @@ async def test_a_head_without_end_is_not_kept(set_up: SetUp) -> None:
 
 @pytest.mark.requirement("S7.1")
 @pytest.mark.parametrize("expects", [b"X: y", b"Expect: 100-continue"])
-async def test_an_announced_body_past_the_cap_is_a_413_before_the_upstream(set_up: SetUp, expects: bytes) -> None:
+async def test_a_declared_body_over_the_limit_is_a_413_before_the_upstream(set_up: SetUp, expects: bytes) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/x", b"Content-Length: 1001", expects, method="POST"))
@@ -111,7 +111,7 @@ async def test_a_body_at_the_cap_passes(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_refused_key_is_told_before_a_large_body(set_up: SetUp) -> None:
+async def test_a_key_is_refused_before_a_large_body_is_sent(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(body=1000)})
     client = await bench.client()
     await client.send(get("/denied", b"Content-Length: 9999999", method="POST"))
@@ -129,7 +129,7 @@ async def test_a_chunked_body_that_is_there_and_too_large_never_reaches_the_upst
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> None:
+async def test_a_chunked_body_is_aborted_at_the_limit(set_up: SetUp) -> None:
     seen, script = reader()
     bench = await set_up(script, listener={"limits": Limits(body=1000)})
     client = await bench.client()
@@ -144,7 +144,7 @@ async def test_a_chunked_body_is_broken_off_at_the_cap(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_chunked_body_past_the_cap_breaks_off_an_answer_that_has_begun(set_up: SetUp) -> None:
+async def test_a_chunked_body_over_the_limit_aborts_a_response_that_has_begun(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nearly")
@@ -176,7 +176,7 @@ async def test_a_head_that_does_not_end_in_time_is_a_408(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S7.1")
-async def test_bytes_that_drip_do_not_buy_time(set_up: SetUp) -> None:
+async def test_slowly_dripping_bytes_do_not_extend_the_timeout(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(head_timeout=0.3)})
     client = await bench.client()
     await client.send(b"GET / HTTP/1.1\r\n")
@@ -188,7 +188,7 @@ async def test_bytes_that_drip_do_not_buy_time(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_connection_that_never_speaks_is_closed_without_a_word(set_up: SetUp) -> None:
+async def test_a_silent_connection_is_closed_silently(set_up: SetUp) -> None:
     limits = Limits(head_timeout=0.5, idle_timeout=1)
     bench = await set_up(answering(plain()), listener={"limits": limits})
     silent, blank, kept = [await bench.client() for _ in range(3)]
@@ -201,7 +201,7 @@ async def test_a_connection_that_never_speaks_is_closed_without_a_word(set_up: S
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_body_slower_than_its_floor_is_a_408(set_up: SetUp) -> None:
+async def test_a_body_below_the_minimum_rate_is_a_408(set_up: SetUp) -> None:
     seen, script = reader()
     listener = {"limits": Limits(body_rate=1000), "body_window_seconds": 0.3}
     bench = await set_up(script, listener=listener)
@@ -218,7 +218,7 @@ async def test_a_body_slower_than_its_floor_is_a_408(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_body_above_its_floor_takes_as_long_as_it_takes(set_up: SetUp) -> None:
+async def test_a_body_above_the_minimum_rate_may_take_any_time(set_up: SetUp) -> None:
     listener = {"limits": Limits(body_rate=100), "body_window_seconds": 1.0}
     bench = await set_up(answering(plain()), listener=listener)
     client = await bench.client()
@@ -242,7 +242,7 @@ async def test_an_upstream_that_does_not_read_is_not_the_clients_fault(set_up: S
         await peer.exactly(UNREAD)
         await peer.send(plain(b"all of it"))
 
-    window = 1.5  # Longer than a loaded machine keeps from the loop what the upstream reads and the client sends.
+    window = 1.5  # Longer than a loaded machine delays reads of the upstream and writes of the client.
     bench = await set_up(script, listener={"limits": Limits(body_rate=1000), "body_window_seconds": window})
     client = await bench.client()
     client.writer.write(get("/x", b"Content-Length: %d" % UNREAD, method="POST") + bytes(UNREAD))
@@ -254,7 +254,7 @@ async def test_an_upstream_that_does_not_read_is_not_the_clients_fault(set_up: S
 
 
 @pytest.mark.requirement("S7.1")
-async def test_a_client_that_takes_nothing_is_dropped_and_the_upstream_freed(set_up: SetUp) -> None:
+async def test_a_client_that_reads_nothing_is_dropped_and_the_upstream_freed(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20))

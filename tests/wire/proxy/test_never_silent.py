@@ -1,4 +1,4 @@
-"""Nothing ends without a word: good requests before bad ones, clients that end their side, errors of ours."""
+"""Nothing ends silently: valid requests before bad ones, clients that end their side, our own errors."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from tests.wire.proxy.wire import get
 @pytest.mark.parametrize(
     "bad", [b"GET /b HTTP/1.1\r\n\r\n", b"\x16\x03\x01", b"GET /b HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n"]
 )
-async def test_a_good_request_is_served_whatever_follows_it_in_the_same_read(set_up: SetUp, bad: bytes) -> None:
+async def test_a_valid_request_is_served_whatever_follows_it_in_the_same_read(set_up: SetUp, bad: bytes) -> None:
     bench = await set_up(answering(plain(b"good")))
     client = await bench.client()
     await client.send(get("/a") + bad)
@@ -104,7 +104,7 @@ async def test_options_of_the_server_is_answered_without_the_gate_and_the_upstre
     assert bench.upstream.peers == []
 
 
-async def test_the_server_asks_itself_and_neither_counts_nor_logs_it(set_up: SetUp) -> None:
+async def test_the_servers_own_probe_is_neither_counted_nor_logged(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener={"limits": Limits(connections=1)})
     client = await bench.client()
     assert (await client.ask(get())).status == 200
@@ -156,7 +156,7 @@ async def test_an_error_while_a_head_is_read_is_answered_logged_and_counted(
     assert (await bench.ask(request)).body == b"well"
 
 
-async def test_where_nothing_can_respond_to_a_request_its_connection_is_reset_and_others_go_on(
+async def test_a_request_that_cannot_be_answered_is_reset_and_others_continue(
     set_up: SetUp, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = await set_up(answering(plain(b"well")))

@@ -1,4 +1,4 @@
-"""Connections are given out one to a request, whatever becomes of the requests."""
+"""Each request gets its own connection, whatever happens to the requests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def waiting(pool: Pool) -> asyncio.Task[object]:
     return task
 
 
-async def test_a_connection_whose_turn_came_to_a_request_that_is_gone_goes_to_the_next(pool: Pool) -> None:
+async def test_a_connection_for_a_cancelled_request_goes_to_the_next_one(pool: Pool) -> None:
     connection = await pool.acquire()
     gone, following = await waiting(pool), await waiting(pool)
     pool.release(connection)
@@ -41,7 +41,7 @@ async def test_a_connection_whose_turn_came_to_a_request_that_is_gone_goes_to_th
     assert await following is connection
 
 
-async def test_room_whose_turn_came_to_a_request_that_is_gone_goes_to_the_next(pool: Pool) -> None:
+async def test_a_turn_of_a_cancelled_request_goes_to_the_next(pool: Pool) -> None:
     connection = await pool.acquire()
     gone, following = await waiting(pool), await waiting(pool)
     pool.forget(connection)

@@ -1,4 +1,4 @@
-"""The PROXY protocol on the data listener: who the client is, however the header comes, and who is refused."""
+"""The PROXY protocol on the data listener: the client's address, split headers, and refusals."""
 
 import asyncio
 import socket
@@ -30,7 +30,7 @@ def behind(proxy: Callable[[str], bool] = PROXY.__eq__, **more: Any) -> dict[str
 
 
 def clients(bench: Bench) -> list[str]:
-    """The client of each request that was finished."""
+    """The client of each finished request."""
     return [record.decision.client_address for record in bench.records.finished_ones if record.decision is not None]
 
 
@@ -50,7 +50,7 @@ async def is_turned_away(bench: Bench, source: str, raw: bytes = b"") -> bool:
 
 
 async def is_reset(client: RawClient) -> bool:
-    """Whether it ends by a reset, without a byte."""
+    """Whether it ends with a reset, without a byte."""
     try:
         return await client.rest() is None
     except ConnectionResetError:
@@ -58,9 +58,7 @@ async def is_reset(client: RawClient) -> bool:
 
 
 @pytest.mark.parametrize("name", GOOD)
-async def test_the_header_tells_who_the_client_is_and_the_request_follows_in_the_same_read(
-    set_up: SetUp, name: str
-) -> None:
+async def test_the_header_gives_the_client_and_the_request_follows_in_the_same_read(set_up: SetUp, name: str) -> None:
     bench = await set_up(answering(plain()), listener=behind())
     header, told = GOOD[name]
     client = await bench.client()
@@ -80,7 +78,7 @@ async def test_the_header_may_come_in_any_two_pieces(set_up: SetUp, name: str) -
     opened = [await bench.client() for _ in halves]
     for client, (first, _) in zip(opened, halves, strict=True):
         await client.send(first)
-    await (await bench.client()).ask(raw)  # Meanwhile the first halves have been read.
+    await (await bench.client()).ask(raw)  # By then the first halves have been read.
     for client, (_, second) in zip(opened, halves, strict=True):
         assert (await client.ask(second)).status == 200
     assert clients(bench) == [told or PROXY] * (len(halves) + 1)
@@ -99,7 +97,7 @@ async def test_the_header_may_come_byte_by_byte(set_up: SetUp) -> None:
 
 @pytest.mark.requirement("S7.4")
 @pytest.mark.parametrize("name", BAD)
-async def test_what_is_no_header_is_reset_and_counted(set_up: SetUp, name: str) -> None:
+async def test_an_invalid_header_resets_the_connection_and_is_counted(set_up: SetUp, name: str) -> None:
     bench = await set_up(answering(plain()), listener=behind())
     client = await bench.client()
     await client.send(BAD[name])
@@ -109,7 +107,7 @@ async def test_what_is_no_header_is_reset_and_counted(set_up: SetUp, name: str) 
 
 
 @pytest.mark.requirement("S7.4")
-async def test_the_log_tells_why_without_a_byte_of_it(set_up: SetUp, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_says_why_without_logging_the_bytes(set_up: SetUp, caplog: pytest.LogCaptureFixture) -> None:
     bench = await set_up(answering(plain()), listener=behind())
     for _ in range(3):
         client = await bench.client()
@@ -128,7 +126,7 @@ async def test_the_log_tells_why_without_a_byte_of_it(set_up: SetUp, caplog: pyt
 
 
 @pytest.mark.requirement("S5.3")
-async def test_a_header_of_someone_who_is_no_trusted_proxy_tells_nothing(set_up: SetUp) -> None:
+async def test_a_header_from_an_untrusted_peer_is_ignored(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener=behind())
     assert await is_turned_away(bench, STRANGER, GOOD["v1 TCP4"][0] + get())
     assert bench.records.turned == ["proxy_protocol"]
@@ -177,7 +175,7 @@ async def test_a_header_that_is_cut_short_is_refused(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("S7.1")
-async def test_the_limit_by_address_counts_the_clients_and_not_the_proxy(set_up: SetUp) -> None:
+async def test_the_limit_by_address_counts_clients_not_the_proxy(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener=behind(limits=Limits(connections_per_address=2)))
     served = [await bench.client() for _ in range(6)]
     for number, client in enumerate(served):
@@ -191,7 +189,7 @@ async def test_the_limit_by_address_counts_the_clients_and_not_the_proxy(set_up:
     assert (await bench.ask(line("192.0.2.1") + get())).status == 200
 
 
-async def test_connections_that_have_told_no_client_yet_count_for_the_limit_of_all(set_up: SetUp) -> None:
+async def test_connections_without_a_known_client_count_for_the_total_limit(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener=behind(limits=Limits(connections=2)))
     waiting = [await bench.client() for _ in range(2)]
     for client in waiting:
@@ -213,7 +211,7 @@ async def test_the_header_comes_before_the_tls_handshake(set_up: SetUp, tmp_path
 
 
 def _over_tls(address: Address, header: bytes, context: ssl.SSLContext) -> bytes:
-    """The answer to one request. The header and the first bytes of the handshake are sent together."""
+    """The response to one request. The header and the first bytes of the handshake are sent together."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
     received = b""
@@ -233,7 +231,7 @@ def _over_tls(address: Address, header: bytes, context: ssl.SSLContext) -> bytes
     return received
 
 
-async def test_a_unix_socket_guards_itself(set_up: SetUp) -> None:
+async def test_a_unix_socket_is_protected_by_its_mode(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), unix=True, listener=behind(lambda peer: False))
     assert (await bench.ask(GOOD["v1 TCP4"][0] + get())).status == 200
     assert (await bench.ask(GOOD["v2 LOCAL"][0] + get())).status == 200
@@ -245,13 +243,13 @@ async def test_a_unix_socket_guards_itself(set_up: SetUp) -> None:
     assert bench.records.turned == ["proxy_protocol"]
 
 
-async def test_the_sidecar_s_own_question_needs_no_header(set_up: SetUp) -> None:
+async def test_the_sidecars_own_probe_needs_no_header(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener=behind())
     assert await bench.server.answers()
     assert bench.records.turned == []
 
 
-async def test_stopping_ends_connections_that_have_told_nothing(set_up: SetUp) -> None:
+async def test_stopping_closes_connections_that_sent_nothing(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), listener=behind())
     silent = await bench.client()
     await bench.server.stop(grace_seconds=0)

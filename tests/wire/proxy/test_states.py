@@ -1,4 +1,4 @@
-"""A connection takes only the steps of its table."""
+"""A connection only takes the steps in its table."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Bodies stream both ways: never gathered, never held back."""
+"""Bodies stream both ways: never buffered whole, never delayed."""
 
 import asyncio
 import hashlib
@@ -16,12 +16,12 @@ from tests.wire.proxy.wire import get, post
 SIZE = MUCH * MIB
 PIECE = bytes(range(256)) * 256
 MEMORY_BYTES = 16 * MIB
-"""How much a transfer may grow memory, test and upstream in the same process included."""
+"""How much memory a transfer may add, including the test and the upstream in the same process."""
 
 
 @cache
 def whole_digest() -> bytes:
-    """Of all pieces."""
+    """The digest of all pieces."""
     return hashlib.sha256(PIECE * (SIZE // len(PIECE))).digest()
 
 
@@ -93,7 +93,7 @@ async def test_a_connection_that_was_held_back_at_the_end_of_an_answer_carries_t
     assert len(bench.upstream.peers) == 1
 
 
-async def test_a_client_that_reads_nothing_is_not_answered_on_and_on(set_up: SetUp) -> None:
+async def test_a_client_that_reads_nothing_does_not_get_endless_responses(set_up: SetUp) -> None:
     requests = 0
 
     async def script(peer: Peer) -> None:
@@ -176,7 +176,7 @@ async def test_a_large_chunked_upload_arrives_whole(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("R1.5")
-async def test_what_the_upstream_sends_comes_through_at_once(set_up: SetUp) -> None:
+async def test_the_upstreams_bytes_pass_through_immediately(set_up: SetUp) -> None:
     turn = asyncio.Queue[None]()
 
     async def script(peer: Peer) -> None:
@@ -211,7 +211,7 @@ async def test_an_early_answer_to_an_unfinished_upload_is_passed_on_at_once(set_
     await bench.upstream.peers[0].gone()
 
 
-async def test_an_answer_can_stream_while_the_request_does(set_up: SetUp) -> None:
+async def test_a_response_can_stream_while_the_request_does(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
@@ -228,7 +228,7 @@ async def test_an_answer_can_stream_while_the_request_does(set_up: SetUp) -> Non
             assert await client.reader.readexactly(2) == piece
 
 
-async def test_a_short_body_that_nobody_wants_costs_no_connection(set_up: SetUp) -> None:
+async def test_a_short_unread_body_keeps_the_connection(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     assert (await client.ask(post(b"x" * 1000, target="/denied"))).status == 401
@@ -238,7 +238,7 @@ async def test_a_short_body_that_nobody_wants_costs_no_connection(set_up: SetUp)
     assert (await client.receive()).status == 200
 
 
-async def test_a_long_body_that_nobody_wants_ends_the_connection(set_up: SetUp) -> None:
+async def test_a_long_unread_body_closes_the_connection(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()))
     client = await bench.client()
     await client.send(get("/denied", b"Content-Length: 100000000", method="POST") + b"x" * 1000)

@@ -34,7 +34,7 @@ def served(authority: Authority, tmp_path: Path) -> ListenerTls:
 
 
 def put(files: ListenerTls, certificate: Path, key: Path) -> None:
-    """In place of what was there, as a secret's volume does it."""
+    """Replace the files, as a secret's volume does."""
     for name, source in ((files.certificate, certificate), (files.key, key)):
         Path(f"{name}.new").write_bytes(source.read_bytes())
         os.replace(f"{name}.new", name)
@@ -50,7 +50,7 @@ async def connect(bench: Bench, context: ssl.SSLContext) -> RawClient:
 
 
 def name_of(client: RawClient) -> str:
-    """Whose certificate the server showed."""
+    """The name in the server's certificate."""
     shown = client.writer.get_extra_info("peercert")
     return str(dict(pair for (pair,) in shown["subject"])["commonName"])
 
@@ -99,7 +99,7 @@ async def test_a_tunnel_over_tls_ends_with_the_upstream(
     assert await client.rest() == b"bye"
 
 
-async def test_a_changed_certificate_is_shown_to_the_next_client_and_old_connections_go_on(
+async def test_a_changed_certificate_applies_to_new_connections_and_open_ones_continue(
     set_up: SetUp, authority: Authority, served: ListenerTls
 ) -> None:
     bench = await set_up(answering(plain()), listener=serving(served))
@@ -111,7 +111,7 @@ async def test_a_changed_certificate_is_shown_to_the_next_client_and_old_connect
 
 
 @pytest.mark.parametrize("broken", ["nonsense", "another's key", "gone"])
-async def test_a_broken_new_certificate_leaves_the_old_one_and_is_logged_once(
+async def test_a_broken_new_certificate_keeps_the_old_one_and_is_logged_once(
     set_up: SetUp, authority: Authority, served: ListenerTls, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
     bench = await set_up(answering(plain()), listener=serving(served))
@@ -174,7 +174,7 @@ async def test_a_handshake_that_does_not_end_in_time_frees_its_place(
 
 
 @pytest.mark.requirement("S7.4")
-async def test_what_is_no_tls_is_closed_quietly(
+async def test_a_connection_without_tls_is_closed_quietly(
     set_up: SetUp, served: ListenerTls, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -1,4 +1,4 @@
-"""A TLS upstream: its certificate is checked, and bytes pass as they do without."""
+"""A TLS upstream: its certificate is verified, and bytes pass as without TLS."""
 
 import asyncio
 import socket
@@ -117,7 +117,7 @@ async def test_an_upstream_that_wants_a_certificate_says_so(certificate: Path) -
     strict.load_verify_locations(certificate / "cert.pem")
     strict.verify_mode = ssl.CERT_REQUIRED
     assert (await refused(strict, trusting(certificate))).cause is UpstreamCause.TLS_CLIENT_CERTIFICATE
-    strict.maximum_version = ssl.TLSVersion.TLSv1_2  # Its alert is that of any handshake that fails.
+    strict.maximum_version = ssl.TLSVersion.TLSv1_2  # Its alert is that of any failed handshake.
     assert (await refused(strict, trusting(certificate))).cause is UpstreamCause.TLS_PROTOCOL
 
 

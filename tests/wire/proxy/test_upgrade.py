@@ -1,4 +1,4 @@
-"""WebSocket and other upgrades: a byte tunnel after the gate's yes and the upstream's 101."""
+"""WebSocket and other upgrades: a byte tunnel after the gate's Allow and the upstream's 101."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ SWITCHED = (
 
 
 def tunnelling(talk: Script, response: bytes = SWITCHED) -> Script:
-    """Switches, and then does as `talk` says."""
+    """Upgrades, then runs `talk`."""
 
     async def script(peer: Peer) -> None:
         await peer.head()
@@ -40,7 +40,7 @@ async def silent(peer: Peer) -> None:
 
 
 async def open_tunnel(bench: Bench, *asking: bytes) -> tuple[RawClient, bytes]:
-    """A client, and the head that answered it."""
+    """A client, and the head of its response."""
     client = await bench.client()
     await client.send(get("/chat", *(asking or ASKING)))
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -53,7 +53,7 @@ async def exactly(client: RawClient, size: int) -> bytes:
 
 
 @pytest.mark.requirement("R1.6")
-async def test_an_upgrade_passes_on_as_it_was_sent_and_bytes_flow_both_ways(set_up: SetUp) -> None:
+async def test_an_upgrade_is_forwarded_unchanged_and_bytes_flow_both_ways(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo), told=((b"X-Left", b"9"),))
     client, head = await open_tunnel(bench)
     asked = bench.upstream.seen[0]
@@ -74,7 +74,7 @@ async def test_an_upgrade_passes_on_as_it_was_sent_and_bytes_flow_both_ways(set_
 
 
 @pytest.mark.requirement("R1.6")
-async def test_what_comes_with_the_heads_is_not_lost(set_up: SetUp) -> None:
+async def test_bytes_sent_with_the_heads_are_not_lost(set_up: SetUp) -> None:
     bench = await set_up(tunnelling(echo, SWITCHED + b"hello "))
     client = await bench.client()
     await client.send(get("/chat", *ASKING) + b"early")
@@ -92,7 +92,7 @@ async def test_a_megabyte_each_way_at_once(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("R1.6")
-async def test_who_does_not_read_holds_the_other_back(set_up: SetUp) -> None:
+async def test_a_slow_reader_slows_the_other_side(set_up: SetUp) -> None:
     go_on = asyncio.Event()
     sent = 0
 
@@ -181,7 +181,7 @@ async def test_an_open_tunnel_may_be_idle(set_up: SetUp) -> None:
 
 
 @pytest.mark.requirement("R1.6")
-async def test_a_tunnel_that_the_upstream_breaks_off_is_broken_off(set_up: SetUp) -> None:
+async def test_a_tunnel_that_the_upstream_resets_is_reset(set_up: SetUp) -> None:
     async def talk(peer: Peer) -> None:
         await peer.exactly(2)
         sock = peer.writer.get_extra_info("socket")
@@ -207,7 +207,7 @@ async def test_without_a_key_the_upstream_is_not_contacted(set_up: SetUp) -> Non
 
 
 @pytest.mark.requirement("R1.6")
-async def test_an_upgrade_that_is_declined_is_an_answer_like_any_other(set_up: SetUp) -> None:
+async def test_a_declined_upgrade_is_an_ordinary_response(set_up: SetUp) -> None:
     declined = plain(b"no", b"Connection: upgrade", b"Upgrade: websocket")
     bench = await set_up(answering(declined, plain(b"next")))
     client = await bench.client()
@@ -242,7 +242,7 @@ async def test_other_protocols_are_tunnelled_too(set_up: SetUp) -> None:
         (b"Connection: Upgrade",),
     ],
 )
-async def test_what_would_be_requests_again_is_not_tunnelled(set_up: SetUp, asking: tuple[bytes, ...]) -> None:
+async def test_protocols_that_carry_requests_are_not_tunnelled(set_up: SetUp, asking: tuple[bytes, ...]) -> None:
     bench = await set_up(answering(plain(b"no")))
     response = await bench.ask(get("/chat", *asking))
     assert response.status == 200
@@ -281,7 +281,7 @@ async def test_a_101_to_what_was_not_offered_is_a_502(set_up: SetUp, response: b
 
 
 @pytest.mark.requirement("R1.4")
-async def test_an_upgrade_on_a_stale_connection_is_asked_again(set_up: SetUp) -> None:
+async def test_an_upgrade_on_a_stale_connection_is_retried(set_up: SetUp) -> None:
     async def script(peer: Peer) -> None:
         if peer.number == 1:
             await peer.request()

@@ -1,6 +1,6 @@
-"""The upstream's name comes to mean another address, and is followed while traffic lasts.
+"""The upstream's name changes its address, which is followed under constant traffic.
 
-On loops that know one name more than the machine does, so that no privileges are needed.
+On loops that resolve one more name than the machine, so that no privileges are needed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ Start = Callable[..., Awaitable[Bench]]
 
 
 class Names:
-    """Mixed into a loop: what NAME means, whenever a connection is made to it."""
+    """A mixin for loops: the address of NAME for each new connection."""
 
     address = "127.0.0.1"
 
@@ -49,7 +49,7 @@ def move(address: str) -> None:
 
 @pytest.fixture
 def start(set_up: SetUp) -> Start:
-    """`await start(**settings)`: a listener before NAME, which is one server at first and another after `move`."""
+    """`await start(**settings)`: a listener in front of NAME, which is one server at first and another after `move`."""
 
     async def before_name(**settings: Any) -> Bench:
         first, second = ScriptedUpstream(answering(plain(b"first"))), ScriptedUpstream(answering(plain(b"second")))
@@ -64,7 +64,7 @@ def start(set_up: SetUp) -> Start:
 
 
 async def ask_until(bench: Bench, wanted: bytes) -> None:
-    """One request after the other, without a pause, until `wanted` is the answer."""
+    """One request after another, without a pause, until the response is `wanted`."""
     client = await bench.client()
     async with asyncio.timeout(PATIENCE_SECONDS):
         while (await client.ask(get())).body != wanted:
@@ -73,7 +73,7 @@ async def ask_until(bench: Bench, wanted: bytes) -> None:
 
 @pytest.mark.requirement("R1.7")
 @pytest.mark.parametrize("most", [1, CLIENTS], ids=["fewer-connections-than-clients", "one-for-each-client"])
-async def test_a_name_that_changes_is_followed_while_every_connection_is_in_use(start: Start, most: int) -> None:
+async def test_a_changed_dns_name_is_followed_while_every_connection_is_in_use(start: Start, most: int) -> None:
     bench = await start(max_connection_age=0.1, max_connections=most)
     await asyncio.gather(*(ask_until(bench, b"first") for _ in range(CLIENTS)))
     move("127.0.0.2")
@@ -81,7 +81,7 @@ async def test_a_name_that_changes_is_followed_while_every_connection_is_in_use(
 
 
 @pytest.mark.requirement("R1.7")
-async def test_a_connection_that_nobody_uses_ends_at_its_age(start: Start) -> None:
+async def test_an_unused_connection_closes_at_its_maximum_age(start: Start) -> None:
     """Its successor finds the new address, although `idle_timeout` is far away."""
     bench = await start(max_connection_age=0.1)
     client = await bench.client()
@@ -94,7 +94,7 @@ async def test_a_connection_that_nobody_uses_ends_at_its_age(start: Start) -> No
     assert (await client.ask(get())).body == b"second"
 
 
-async def test_without_a_greatest_age_a_connection_is_kept(start: Start) -> None:
+async def test_without_a_maximum_age_a_connection_is_kept(start: Start) -> None:
     bench = await start(max_connection_age=None)
     client = await bench.client()
     assert (await client.ask(get())).body == b"first"

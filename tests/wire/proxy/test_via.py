@@ -1,4 +1,4 @@
-"""Via says by which way a message came, and ends the way of one that comes again (RFC 9110 section 7.6.3)."""
+"""Via lists a message's hops, and stops a message that returns (RFC 9110 section 7.6.3)."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.wire.proxy.wire import get
 HERE = "edge-1"
 
 
-async def test_unless_it_is_asked_for_via_passes_as_it_came(set_up: SetUp) -> None:
+async def test_via_passes_unchanged_by_default(set_up: SetUp) -> None:
     bench = await set_up(answering(plain(b"x", b"Via: 1.1 inner")))
     response = await bench.ask(get("/", b"Via: 1.0 outer"))
     assert bench.upstream.seen[0].count(b"Via: 1.0 outer\r\n") == bench.upstream.seen[0].lower().count(b"via") == 1
@@ -29,7 +29,7 @@ async def test_requests_and_responses_get_this_hop_at_the_end_of_their_way(set_u
     assert response.all(b"Via") == [b"1.1 inner, 1.1 middle, 1.1 edge-1"]
 
 
-async def test_without_any_before_it_this_hop_is_the_only_one(set_up: SetUp) -> None:
+async def test_without_a_previous_hop_via_has_only_this_one(set_up: SetUp) -> None:
     bench = await set_up(answering(plain()), via=HERE)
     client = await bench.client()
     response = await client.ask(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
@@ -45,7 +45,7 @@ async def test_via_has_the_version_that_the_upstream_speaks(set_up: SetUp, field
 
 
 @pytest.mark.parametrize("line", [b"Via: 1.1 edge-1", b"vIA: 1.1 a,1.0   EDGE-1 (again)", b"Via: 1.1 edge-1, 1.1 b"])
-async def test_a_request_that_came_this_way_before_is_refused(set_up: SetUp, line: bytes) -> None:
+async def test_a_request_that_already_passed_this_sidecar_is_refused(set_up: SetUp, line: bytes) -> None:
     bench = await set_up(answering(plain()), via=HERE)
     response = await bench.ask(get("/", line))
     assert (response.status, response.body) == (508, b"loop_detected")

@@ -13,11 +13,11 @@ _DATE = re.compile(rb"\r\nDate: [A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One answer as it came."""
+    """One response as received."""
 
     status_line: bytes
     headers: list[tuple[bytes, bytes]]
-    """But for Date, which every response has."""
+    """Except Date, which every response has."""
     body: bytes
     dates: list[bytes] = field(default_factory=list)
 
@@ -30,7 +30,7 @@ class Received:
 
 
 class RawClient:
-    """A connection. Reading is bounded in time, so that what never comes fails the test."""
+    """A connection. Reads have a timeout, so that missing data fails the test."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -62,7 +62,7 @@ class RawClient:
             return Received(status_line=status_line, headers=others, body=body, dates=dates)
 
     async def rest(self) -> bytes:
-        """Everything until the other end closes. Raises ConnectionResetError where it resets."""
+        """Everything until the other end closes. Raises ConnectionResetError on a reset."""
         async with asyncio.timeout(TIMEOUT_SECONDS):
             return _DATE.sub(b"", await self.reader.read())
 

@@ -29,19 +29,19 @@ CHANGED = CONFIG.replace("realm: before", "realm: after")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changing:
-    """`file` is what the sidecar reads."""
+    """`file` is the one that the sidecar reads."""
 
     sidecar: Sidecar
     file: Path
 
     def write(self, text: str | bytes) -> None:
-        """In one step, as editors and Kubernetes do."""
+        """Write the file in one step, as editors and Kubernetes do."""
         new = self.file.with_name("new")
         new.write_bytes(text.encode() if isinstance(text, str) else text)
         os.replace(new, self.file)
 
     def told(self, beginning: str, *, count: int = 1) -> list[str]:
-        """The lines on stderr that begin so, once there are `count`."""
+        """The lines on stderr with this beginning, once there are `count`."""
         wanted = f"sidecar: config: {beginning}"
         seen = 0
 
@@ -55,7 +55,7 @@ class Changing:
         return [line for line in stderr.all() if line.startswith(wanted)]
 
     def taken(self, text: str, *, count: int = 1) -> None:
-        """Write it, and wait until it is in force. `count`: how many have been since the start."""
+        """Write it, and wait until it is in force. `count`: the number of loads since the start."""
         self.write(text)
         self.told(str(self.file), count=count)
 
@@ -63,7 +63,7 @@ class Changing:
         self.sidecar.process.signal(signal.SIGHUP)
 
     def realm(self) -> str:
-        """Of the configuration in force, as a client is told."""
+        """The realm of the current configuration, as sent to a client."""
         challenge = self.sidecar.ask("GET", "/items/1").header("WWW-Authenticate")
         return challenge.partition('realm="')[2].partition('"')[0]
 

@@ -1,4 +1,4 @@
-"""A sidecar with a file of its own."""
+"""A sidecar with its own file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ StartChanging = Callable[..., Changing]
 
 @pytest.fixture
 def start_changing(start_sidecar: StartSidecar, tmp_path: Path) -> StartChanging:
-    """text: of the file."""
+    """text: the content of the file."""
 
     def start(text: str = CONFIG, *, upstream_url: str | None = None) -> Changing:
         file = tmp_path / "sidecar.yaml"

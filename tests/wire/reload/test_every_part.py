@@ -1,4 +1,4 @@
-"""One reload reconfigures every part: after it, each of them works by the new values."""
+"""One reload reconfigures every part: afterwards, each uses the new values."""
 
 import re
 from collections.abc import Callable
@@ -47,7 +47,7 @@ AFTER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """What each part shows of the configuration in force."""
+    """What each part shows of the current configuration."""
 
     changing: Changing
 
@@ -110,7 +110,7 @@ class House:
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),
 )
-def test_a_part_works_by_the_new_configuration(
+def test_each_part_uses_the_new_configuration(
     start_changing: StartChanging, part: Callable[[House], object], before: object, after: object
 ) -> None:
     house = House(changing=start_changing(BEFORE, upstream_url="http://127.0.0.1:1"))

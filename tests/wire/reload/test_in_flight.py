@@ -1,4 +1,4 @@
-"""Requests that have begun when the configuration changes end as they began."""
+"""Requests in progress during a reload keep their old configuration."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.wire.reload.changing import CONFIG
 from tests.wire.reload.conftest import StartChanging
 
 
-async def test_an_answer_that_is_waited_for_comes_though_everything_else_is_new(start_changing: StartChanging) -> None:
+async def test_a_pending_response_arrives_although_everything_was_reloaded(start_changing: StartChanging) -> None:
     release, waiting = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:

@@ -4,10 +4,10 @@ from tests.harness.recording import Upstream
 from tests.wire.reload.changing import CONFIG, Changing
 
 
-def test_the_mode_counts_from_the_next_request_on_and_on_kept_connections(
+def test_the_mode_applies_from_the_next_request_even_on_open_connections(
     changing: Changing, upstream: Upstream
 ) -> None:
-    """The same bytes each time, so that they are known by them."""
+    """The same bytes each time, so that the request is a known one."""
     with changing.sidecar.connect() as kept:
         for turn in range(3):
             changing.taken(CONFIG + "mode: observe\n", count=2 * turn + 1)

@@ -1,4 +1,4 @@
-"""A configuration takes effect without a restart: whole, on the next request, or not at all."""
+"""A configuration takes effect without a restart: completely, on the next request, or not at all."""
 
 import hashlib
 import json
@@ -14,20 +14,20 @@ from tests.wire.reload.changing import CHANGED, CONFIG, Changing
 from tests.wire.reload.conftest import StartChanging
 
 
-def test_a_changed_file_is_taken_by_itself(changing: Changing) -> None:
+def test_a_changed_file_is_loaded_automatically(changing: Changing) -> None:
     assert changing.realm() == "before"
     changing.taken(CHANGED)
     assert changing.realm() == "after"
 
 
-def test_a_file_written_in_place_is_taken(changing: Changing) -> None:
+def test_a_file_changed_in_place_is_loaded(changing: Changing) -> None:
     changing.file.write_text(CHANGED, encoding="utf-8")
     changing.told(str(changing.file))
     assert changing.realm() == "after"
 
 
-def test_a_file_written_in_pieces_is_taken_when_it_is_whole(start_changing: StartChanging) -> None:
-    """Half of it would be a good configuration, too, and deny everything."""
+def test_a_file_written_in_pieces_is_loaded_when_it_is_complete(start_changing: StartChanging) -> None:
+    """Half of it would also be valid, and deny everything."""
     text = CHANGED.replace("{interval: 50ms}", "{interval: 1s}")
     changing = start_changing(text.replace("realm: after", "realm: before"))
     half = text.index("  - GET /few")
@@ -41,7 +41,7 @@ def test_a_file_written_in_pieces_is_taken_when_it_is_whole(start_changing: Star
 
 
 def test_the_swap_of_a_config_map_is_seen(start_sidecar: StartSidecar, tmp_path: Path) -> None:
-    """As the kubelet does it: the file leads to `..data`, and that to a folder which is replaced by a rename."""
+    """As the kubelet does it: the file links to `..data`, which links to a folder that is replaced by a rename."""
     for name, text in (("..1", CONFIG), ("..2", CHANGED)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sidecar.yaml").write_text(text, encoding="utf-8")
@@ -56,7 +56,7 @@ def test_the_swap_of_a_config_map_is_seen(start_sidecar: StartSidecar, tmp_path:
     assert changing.realm() == "after"
 
 
-def test_an_unwatched_file_is_taken_on_sighup_and_not_before(start_changing: StartChanging) -> None:
+def test_an_unwatched_file_is_reloaded_only_on_sighup(start_changing: StartChanging) -> None:
     text = CONFIG.replace("{interval: 50ms}", "{watch: false, interval: 50ms}")
     changing = start_changing(text)
     changing.write(text.replace("realm: before", "realm: after"))
@@ -77,7 +77,7 @@ def test_whether_the_file_is_watched_can_itself_be_changed(start_changing: Start
     assert changing.realm() == "after"
 
 
-def test_a_reload_is_told_in_metrics_and_in_one_line(changing: Changing) -> None:
+def test_a_reload_is_reported_in_metrics_and_one_log_line(changing: Changing) -> None:
     sidecar, began = changing.sidecar, int(time.time())
     digest = hashlib.sha256(CONFIG.encode()).hexdigest()
     assert sidecar.metric(f'sidecar_config_info{{sha256="{digest}"}}') == 1
@@ -89,7 +89,7 @@ def test_a_reload_is_told_in_metrics_and_in_one_line(changing: Changing) -> None
     assert changing.told(str(changing.file)) == [f"sidecar: config: {changing.file} is in force (sha256 {digest[:12]})"]
 
 
-def test_a_mended_file_is_taken_after_a_broken_one(changing: Changing) -> None:
+def test_a_repaired_file_is_loaded_after_a_broken_one(changing: Changing) -> None:
     changing.write(CONFIG + "realm: twice\n")
     changing.told("not taken")
     assert "config: not taken" in changing.verbose().body.decode()
@@ -114,7 +114,7 @@ def test_limits_hold_for_the_connections_that_come(changing: Changing) -> None:
     assert changing.sidecar.ask("GET", "/items/1", [("X-Long", "x" * 200)], key=key).status == 431
 
 
-def test_what_was_taken_of_a_quota_stays_taken(changing: Changing) -> None:
+def test_taken_quota_stays_taken(changing: Changing) -> None:
     key = changing.sidecar.keys.issue("counted")
     asked = [changing.sidecar.ask("GET", "/few", key=key).status for _ in range(3)]
     changing.taken(CHANGED)
@@ -122,8 +122,8 @@ def test_what_was_taken_of_a_quota_stays_taken(changing: Changing) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(", test: hv_test_", ""), ("keys: {", "keys: {length: 60, ")])
-def test_a_key_in_memory_is_measured_by_the_new_rules(changing: Changing, old: str, new: str) -> None:
-    """A key of an environment that is no longer, or of another length, is refused though it was used just before."""
+def test_a_cached_key_is_judged_by_the_new_rules(changing: Changing, old: str, new: str) -> None:
+    """A key of a removed environment, or of another length, is refused although it was just used."""
     key = changing.sidecar.keys.issue("t", environment="test", scopes=("read",))
     assert changing.sidecar.ask("GET", "/items/1", key=key).status == 200
     changing.taken(CONFIG.replace(old, new))
@@ -154,7 +154,7 @@ def test_settings_of_the_upstream_take_effect(changing: Changing, upstream: Upst
     assert upstream.last().target == "/v2/open"
 
 
-def test_a_pepper_that_stored_keys_need_is_not_given_up(start_changing: StartChanging) -> None:
+def test_a_pepper_that_stored_keys_need_cannot_be_removed(start_changing: StartChanging) -> None:
     imported = "{imported: [{prefix: sk_, hash: sha256-pepper-first, pepper: the salt of the older service}],"
     changing = start_changing(CONFIG.replace("keys: {", f"keys: {imported} "))
     digest = hashlib.sha256(b"the salt of the older servicesk_1").hexdigest()
@@ -168,7 +168,7 @@ def test_a_pepper_that_stored_keys_need_is_not_given_up(start_changing: StartCha
 
 
 @pytest.mark.parametrize("path", ["/nowhere.pem", "/etc/hostname"])
-def test_certificates_that_cannot_be_used_leave_all_as_it_was(start_changing: StartChanging, path: str) -> None:
+def test_unusable_certificates_change_nothing(start_changing: StartChanging, path: str) -> None:
     changing = start_changing(upstream_url="https://127.0.0.1:1")
     tls = f"upstream: {{url: https://a.test, tls: {{ca: {path}}}}}"
     changing.write(CHANGED.replace("upstream: http://127.0.0.1:1", tls))

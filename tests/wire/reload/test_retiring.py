@@ -1,4 +1,4 @@
-"""A running sidecar retires keys that are unused, from its start or from a reload on."""
+"""A running sidecar retires unused keys, from its start or after a reload."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ ON = CONFIG.replace("off", "6h")
 
 
 class Told(logging.Handler):
-    """Hears of the first key that is retired."""
+    """Learns about the first retired key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ def told() -> Told:
 
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told) -> Keys:
-    """On a file that asks for nothing yet. What a sidecar does every few minutes, it does here all the time."""
+    """With a file that retires nothing yet. Work that normally runs every few minutes runs all the time here."""
     monkeypatch.setattr("sidecar.app.RETIRE_SECONDS", 0.01)
     monkeypatch.setattr(logging.getLogger("sidecar.runtime.maintenance"), "handlers", [told])
     config = tmp_path / "sidecar.yaml"
@@ -58,7 +58,7 @@ def read(keys: Keys) -> Config:
 
 
 def replaced(keys: Keys, *, hours_ago: int) -> tuple[IssuedKey, str]:
-    """A key that was replaced then, and the plaintext of the one in its place."""
+    """A key that was replaced then, and the plaintext of its successor."""
     old = keys.issue("CI")
     new: str = keys.told("rotate", old.id)["key"]
     with closing(sqlite3.connect(keys.store)) as store, store:
@@ -79,7 +79,7 @@ async def status(app: App, key: str) -> int:
 
 
 @pytest.mark.parametrize("reloaded", [False, True], ids=["from its start on", "from a reload on"])
-async def test_a_running_sidecar_refuses_an_unused_key_and_takes_the_one_in_its_place(
+async def test_a_running_sidecar_refuses_a_retired_key_and_accepts_its_replacement(
     keys: Keys, told: Told, reloaded: bool
 ) -> None:
     old, new = replaced(keys, hours_ago=6)

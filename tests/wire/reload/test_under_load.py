@@ -1,4 +1,4 @@
-"""A thousand reloads while requests go on."""
+"""A thousand reloads under load."""
 
 import asyncio
 import hashlib
@@ -26,14 +26,14 @@ reload: {watch: false}
 drain: {delay: 0s}
 identity: {headers: {X-Version: NAME}}
 """
-"""No more than is needed: to read it is a third of what a reload costs."""
+"""As little as needed: reading it is a third of the cost of a reload."""
 RELOADS = 1000
 SETTLED = 300
 """Reloads after which nothing may grow any longer."""
 GROWTH_KIB = 4 * 1024
 CLIENTS = 4
 REQUESTS = 2
-"""Of each client meanwhile: more would take the time of the reload that they are to meet."""
+"""Requests of each client meanwhile: more would slow down the reload that they should coincide with."""
 
 
 def version(number: int) -> str:
@@ -56,7 +56,7 @@ async def told(peer: Peer) -> None:
 
 
 class Load:
-    """Requests one after the other on connections that are kept: a few at each reload, until told to stop."""
+    """Consecutive requests on kept connections: a few at each reload, until stopped."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._address = Address(host=sidecar.data[0], port=sidecar.data[1])

@@ -1,4 +1,4 @@
-"""A sidecar process before an upstream that behaves as a script says, and its memory."""
+"""A sidecar process in front of a scripted upstream, and its memory."""
 
 import re
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ _PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behind:
-    """The script's end, and clients of the other."""
+    """The upstream's end, and clients at the other."""
 
     sidecar: Sidecar
     upstream: ScriptedUpstream
@@ -47,12 +47,12 @@ async def behind(
 
 
 def configured(settings: str) -> str:
-    """The site's configuration with settings of the upstream; its URL is an option's to say."""
+    """The site's configuration with settings of the upstream; an option gives its URL."""
     return CONFIG.replace("upstream: http://127.0.0.1:1", f"upstream: {{url: 'http://127.0.0.1:1', {settings}}}")
 
 
 def forget_peak(sidecar: Sidecar) -> int:
-    """Measure the peak of resident memory anew from here on; what it is now, in bytes."""
+    """Reset the peak of resident memory. Returns the current size in bytes."""
     Path(f"/proc/{sidecar.process.pid}/clear_refs").write_text("5")
     return peak(sidecar)
 

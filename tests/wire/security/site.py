@@ -1,4 +1,4 @@
-"""The site that the requirements speak of, and its ways of saying what must hold: U=0, U=raw."""
+"""The site of the requirements, and assertions in their terms: U=0, U=raw."""
 
 import sqlite3
 from collections.abc import Collection
@@ -33,7 +33,7 @@ IDENTITY = ("x-auth-subject", "x-auth-scopes", "x-auth-key-id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A sidecar, its upstream, and keys by the names that the requirements give them (`Kr`)."""
+    """A sidecar, its upstream, and keys by their names in the requirements (`Kr`)."""
 
     sidecar: Sidecar
     upstream: Upstream
@@ -54,7 +54,7 @@ class Site:
         *,
         key: str = "",
     ) -> Response:
-        """The answer, which must be ours and of `status`, hold nothing of the request, and leave U=0."""
+        """The response, which must be ours with `status`, contain nothing of the request, and leave U=0."""
         headers = list(headers)
         response = self.ask(method, target, headers, key=key)
         told_back = ("X-Request-Id",)
@@ -68,7 +68,7 @@ class Site:
         return response
 
     def passes(self, method: str, target: str, headers: Fields = (), *, key: str = "", body: bytes = b"") -> Recorded:
-        """What reached the upstream: one request, U=raw, and its answer was passed on."""
+        """What reached the upstream: one request, U=raw, and its response was passed on."""
         response = self.ask(method, target, headers, key=key, body=body)
         assert response.status == 200, response
         seen = self.upstream.last()
@@ -99,7 +99,7 @@ def keys_of(sidecar: Sidecar) -> dict[str, str]:
 
 
 def expire(sidecar: Sidecar, key_id: str) -> None:
-    """Turn the clock past the key's time, by moving that."""
+    """Make the key expire, by moving its expiry instead of the clock."""
     with sqlite3.connect(sidecar.keys.store) as store:
         store.execute("UPDATE api_key SET expires_at = created_at WHERE id = ?", (key_id,))
     store.close()

@@ -1,4 +1,4 @@
-"""The admin listener: who gets in, what a page may do, what is written."""
+"""The admin listener: who may use it, what a page may do, what is logged."""
 
 import csv
 import io
@@ -53,17 +53,17 @@ def ops(sidecar: Sidecar) -> Admin:
 
 
 @pytest.mark.requirement("S6.1")
-def test_it_listens_on_this_machine_unless_told_otherwise(start_sidecar: StartSidecar) -> None:
+def test_it_listens_on_loopback_by_default(start_sidecar: StartSidecar) -> None:
     without_address = CONFIG.replace("  listen: 127.0.0.1:0\n", "", 1)
     sidecar = start_sidecar(without_address, options=["--admin", "127.0.0.1:0"])
     assert admin_address(sidecar)[0] == "127.0.0.1"
 
 
 @pytest.mark.requirement("S6.1")
-def test_a_session_that_a_browser_shows_to_the_data_listener_goes_no_further(
+def test_an_admin_session_cookie_sent_to_the_data_listener_is_not_forwarded(
     start_sidecar: StartSidecar, upstream: Upstream
 ) -> None:
-    """Cookies know no ports: whoever is signed in at one of a host sends the session to every other."""
+    """Cookies ignore ports: a browser sends the session to every port of a host."""
     sidecar = start_sidecar(CONFIG.replace("routes:", 'routes:\n  - "* /open": {public: true}', 1))
     assert sidecar.ask("GET", "/open", [("Cookie", "theme=dark; sidecar_session=s3cret")]).status == 200
     assert upstream.last().header("Cookie") == "theme=dark"
@@ -96,14 +96,14 @@ def test_without_a_valid_credential_every_path_is_401(start_sidecar: StartSideca
 
 
 @pytest.mark.requirement("S6.2")
-def test_the_form_to_sign_in_is_a_401_too_and_what_it_looks_well_with_tells_nothing(ops: Admin) -> None:
+def test_the_sign_in_form_is_a_401_too_and_its_static_files_reveal_nothing(ops: Admin) -> None:
     stranger = Admin(address=ops.address, token=None)
     told = stranger.call("GET", "/sign-in")
     assert (told.status, "Bearer" in told.headers["WWW-Authenticate"]) == (401, True)
     assert b"Admin token" in told.body and b"ops" not in told.body
     files = [stranger.call("GET", f"/static/{name}") for name in ("page.css", "page.js", "icon.svg", "chevron.svg")]
     assert {file.status for file in files} == {200}
-    # They are the same for everyone, before any key was issued and after.
+    # They are the same for everyone, before and after any key is issued.
     ops.issue(name="canary of the ops listener")
     assert [stranger.call("GET", f"/static/{name}").body for name in ("page.css", "page.js")] == [
         file.body for file in files[:2]
@@ -138,7 +138,7 @@ def test_behind_a_trusted_proxy_wrong_tokens_slow_the_client_that_sent_them(star
     assert guess("192.0.2.2") == 401
 
 
-def test_the_audit_names_the_client_only_as_a_trusted_proxy_tells_it(start_sidecar: StartSidecar) -> None:
+def test_the_audit_accepts_a_client_address_only_from_a_trusted_proxy(start_sidecar: StartSidecar) -> None:
     told = {"X-Forwarded-For": "192.0.2.1"}
     for config, source in ((CONFIG, "127.0.0.1"), (CONFIG + "trusted_proxies: [127.0.0.1]\n", "192.0.2.1")):
         ops = Admin(address=admin_address(start_sidecar(config)), headers=told)
@@ -147,7 +147,7 @@ def test_the_audit_names_the_client_only_as_a_trusted_proxy_tells_it(start_sidec
 
 
 @pytest.mark.requirement("S6.2")
-def test_a_token_out_of_the_environment_opens_and_is_shown_nowhere(start_sidecar: StartSidecar) -> None:
+def test_a_token_from_the_environment_works_and_is_never_shown(start_sidecar: StartSidecar) -> None:
     token = "canary-canary-canary-canary"
     sidecar = start_sidecar(
         CONFIG[: CONFIG.index("admin:")] + CONFIG[CONFIG.index("keys:") :],
@@ -173,7 +173,7 @@ def test_requests_of_other_sites_are_refused(ops: Admin, origin: str) -> None:
 
 @pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_browser_that_says_where_a_request_comes_from_is_heeded(ops: Admin, site: str) -> None:
+def test_a_browsers_sec_fetch_site_header_is_respected(ops: Admin, site: str) -> None:
     assert ops.call("POST", "keys", {"name": "x"}, Sec_Fetch_Site=site).status == 403
     assert ops.call("GET", "keys", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 403
     own = f"http://{ops.address[0]}:{ops.address[1]}"
@@ -188,7 +188,7 @@ def test_a_body_of_another_type_is_refused(ops: Admin, kind: str) -> None:
 
 @pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", ""])
-def test_a_foreign_host_is_refused_before_anything_else(ops: Admin, host: str) -> None:
+def test_another_host_name_is_refused_before_anything_else(ops: Admin, host: str) -> None:
     told = ops.call("GET", "keys", Host=host)
     assert told.status in (400, 421)
     assert Admin(address=ops.address, token=None).call("GET", "keys", Host=host).status in (400, 421)
@@ -196,12 +196,12 @@ def test_a_foreign_host_is_refused_before_anything_else(ops: Admin, host: str) -
 
 @pytest.mark.requirement("S6.3")
 @pytest.mark.parametrize("host", ["localhost", "localhost:9091", "127.0.0.1:1", "keys.internal", "KEYS.internal:443"])
-def test_its_own_names_are_taken_on_any_port(ops: Admin, host: str) -> None:
+def test_its_own_host_names_are_accepted_on_any_port(ops: Admin, host: str) -> None:
     assert ops.call("GET", "keys", Host=host).status == 200
 
 
 @pytest.mark.requirement("S6.3")
-def test_every_answer_is_unstored_unframed_and_without_script(ops: Admin) -> None:
+def test_every_response_forbids_caching_framing_and_scripts(ops: Admin) -> None:
     stranger = Admin(address=ops.address, token=None)
     for told in (
         *(admin.call("GET", path) for admin in (ops, stranger) for path in PATHS),
@@ -219,7 +219,7 @@ def test_every_answer_is_unstored_unframed_and_without_script(ops: Admin) -> Non
 
 
 @pytest.mark.requirement("S6.3")
-def test_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar, ops: Admin) -> None:
+def test_unreadable_input_is_neither_echoed_nor_logged(sidecar: Sidecar, ops: Admin) -> None:
     host = ("Host", "localhost")
     for raw in (
         request_bytes("GET", "/api/v1/keys", [host, ("X", "canary\x00canary")]),
@@ -237,7 +237,7 @@ def test_what_cannot_be_read_is_neither_echoed_nor_logged(sidecar: Sidecar, ops:
 
 
 @pytest.mark.requirement("S6.4")
-def test_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartSidecar) -> None:
+def test_names_cannot_break_csv_or_a_log(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     names = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "\uff1dcmd", '","=1', "<img src=x onerror=alert(1)>", " =1"]
@@ -252,7 +252,7 @@ def test_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartSideca
         assert not any(cell.lstrip().startswith(("=", "+", "-", "@", "\uff1d")) for cell in row.values()), row
         if row["id"] in ids:
             assert row["name"].removeprefix("'") == ids[row["id"]]
-    # A key that is still tried after it was revoked is told in a line of the log, which is JSON and one line.
+    # A key that is still used after it was revoked is reported in one line of JSON in the log.
     told = ops.call("POST", "keys", {"name": names[0]}).json
     ops.call("POST", f"keys/{told['key']['id']}/revoke")
     sidecar.ask("GET", "/streams/%0d%0aforged", [("User-Agent", "a\tb")], key=told["secret"])
@@ -264,7 +264,7 @@ def test_names_stay_what_they_are_in_csv_and_in_a_log(start_sidecar: StartSideca
 
 
 @pytest.mark.requirement("S6.5")
-def test_where_the_audit_cannot_be_written_nothing_is_changed(start_sidecar: StartSidecar) -> None:
+def test_if_the_audit_cannot_be_written_nothing_changes(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(CONFIG)
     ops = Admin(address=admin_address(sidecar))
     key_id, _ = ops.issue(name="before")

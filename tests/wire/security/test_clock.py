@@ -31,7 +31,7 @@ Turn = Callable[[str], None]
 
 @pytest.fixture(scope="module")
 def shared(start_shared_sidecar: StartSidecar, tmp_path_factory: pytest.TempPathFactory) -> tuple[Sidecar, Turn]:
-    """A sidecar, and what turns its clock (`+3d`: to three days from now). Its monotonic clock is left alone."""
+    """A sidecar, and a function that sets its clock (`+3d`: three days from now). Its monotonic clock is unchanged."""
     program = Path(needed("faketime")).resolve()
     library = next(program.parents[1].glob("lib/*/faketime/libfaketime.so.1"))
     folder = tmp_path_factory.mktemp("clock")
@@ -54,7 +54,7 @@ def shared(start_shared_sidecar: StartSidecar, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def clocked(shared: tuple[Sidecar, Turn]) -> tuple[Sidecar, Turn]:
-    """The same with its clock right; each test has keys and quotas of its own."""
+    """The same with a correct clock; each test has its own keys and quotas."""
     _, turn = shared
     turn("+0")
     return shared
@@ -69,7 +69,9 @@ def passed(sidecar: Sidecar, target: str, key: str) -> int:
 
 @pytest.mark.requirement("R5.3")
 @pytest.mark.parametrize("window", WINDOWS)
-def test_a_clock_put_forward_and_back_gives_one_allowance_each_day(clocked: tuple[Sidecar, Turn], window: str) -> None:
+def test_setting_the_clock_forward_and_back_gives_one_allowance_a_day(
+    clocked: tuple[Sidecar, Turn], window: str
+) -> None:
     sidecar, turn = clocked
     spender, saver = (sidecar.keys.issue(name).text for name in ("spender", "saver"))
     assert passed(sidecar, f"/{window}", spender) == LIMIT

@@ -33,7 +33,7 @@ BROKEN = {
 
 @pytest.mark.requirement("R5.1")
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_broken_leaves_the_old_in_force(changing: Changing, kind: str) -> None:
+def test_a_broken_file_keeps_the_previous_configuration(changing: Changing, kind: str) -> None:
     changing.write(BROKEN[kind])
     [line] = changing.told("not taken")
     where = rf"{re.escape(str(changing.file))}:[0-9]+:[0-9]+: "
@@ -48,7 +48,7 @@ def test_what_is_broken_leaves_the_old_in_force(changing: Changing, kind: str) -
 
 
 @pytest.mark.requirement("R5.1")
-def test_a_file_that_is_gone_leaves_the_old_in_force(changing: Changing) -> None:
+def test_a_missing_file_keeps_the_previous_configuration(changing: Changing) -> None:
     changing.file.unlink()
     [line] = changing.told("not taken")
     assert line.endswith(f"{changing.file}: cannot be read: No such file or directory")
@@ -59,8 +59,8 @@ def test_a_file_that_is_gone_leaves_the_old_in_force(changing: Changing) -> None
 
 @pytest.mark.requirement("R5.1")
 @pytest.mark.parametrize("kind", ["a named pipe", "a folder", "a link to itself", "endless"])
-def test_what_is_no_file_leaves_the_old_in_force_and_the_next_is_taken(changing: Changing, kind: str) -> None:
-    """Nobody writes to the pipe: who waits for it waits for ever, and holds up the end, too."""
+def test_a_path_that_is_not_a_file_is_ignored_until_there_is_a_file(changing: Changing, kind: str) -> None:
+    """Nothing writes to the pipe: waiting for it would last for ever, and also block shutdown."""
     changing.file.unlink()
     match kind:
         case "a named pipe":
@@ -81,7 +81,7 @@ def test_what_is_no_file_leaves_the_old_in_force_and_the_next_is_taken(changing:
 
 
 @pytest.mark.requirement("R5.1")
-def test_a_broken_file_is_told_once_and_again_when_asked(changing: Changing) -> None:
+def test_a_broken_file_is_reported_once_and_again_on_request(changing: Changing) -> None:
     changing.write(BROKEN["an unknown field"])
     changing.told("not taken")
     changing.hang_up()
@@ -90,7 +90,7 @@ def test_a_broken_file_is_told_once_and_again_when_asked(changing: Changing) -> 
 
 
 @pytest.mark.requirement("R5.1")
-def test_a_broken_config_map_leaves_the_old_in_force(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+def test_a_broken_config_map_keeps_the_previous_configuration(start_sidecar: StartSidecar, tmp_path: Path) -> None:
     for name, text in (("..1", CONFIG), ("..2", BROKEN["a duplicate key"])):
         (tmp_path / name).mkdir()
         (tmp_path / name / "sidecar.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
@@ -105,7 +105,7 @@ def test_a_broken_config_map_leaves_the_old_in_force(start_sidecar: StartSidecar
 
 
 @pytest.mark.requirement("R5.1")
-def test_what_the_file_holds_is_not_told_by_readiness(changing: Changing) -> None:
+def test_readiness_does_not_reveal_the_files_content(changing: Changing) -> None:
     changing.write(CHANGED + "s3cret: 1\n")
     changing.told("not taken")
     assert "s3cret" not in changing.verbose().body.decode()
@@ -128,7 +128,7 @@ routes:
 @pytest.mark.requirement("R5.3")
 @pytest.mark.parametrize(("zone", "locale"), ZONES)
 def test_zone_and_locale_change_nothing(start_sidecar: StartSidecar, zone: str, locale: str) -> None:
-    """A day is one of UTC, a time is told in UTC, and `i` is the small letter of `I`."""
+    """Days are UTC days, times are in UTC, and `i` is the lower case of `I`."""
     sidecar = start_sidecar(CLOCKED, environ={"TZ": zone, "LC_ALL": locale, "LANG": locale})
     key = sidecar.keys.issue("k", scopes=("insert",), expires="90d")
     response = sidecar.ask("GET", "/items", [("IF-NONE-MATCH", "x")], key=key)

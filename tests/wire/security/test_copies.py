@@ -1,4 +1,4 @@
-"""The key that let a request in reaches the upstream by no other door."""
+"""No copy of a request's key reaches the upstream."""
 
 from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote
@@ -85,7 +85,7 @@ def test_cookies_and_parameters_that_hold_the_key_are_removed_and_others_stay(
 
 @pytest.mark.requirement("S2.12")
 @pytest.mark.parametrize("place", ["cookie", "query"])
-def test_a_copy_beside_a_key_in_a_cookie_or_in_the_query_is_removed(
+def test_a_copy_of_the_key_in_a_cookie_or_the_query_is_removed(
     removing: tuple[Sidecar, str], upstream: Upstream, place: str
 ) -> None:
     sidecar, key = removing
@@ -116,7 +116,9 @@ def test_a_key_among_the_protocols_to_switch_to_is_400(
 
 
 @pytest.mark.requirement("S2.12")
-def test_what_holds_no_key_stays_as_it_is_beside_what_does(removing: tuple[Sidecar, str], upstream: Upstream) -> None:
+def test_values_without_a_key_are_unchanged_next_to_values_with_one(
+    removing: tuple[Sidecar, str], upstream: Upstream
+) -> None:
     sidecar, key = removing
     others = [("Cookie", ""), ("Cookie", " a=1 ;b"), ("X-Percent", "100%"), ("Accept", "")]
     for copy in ([], [("X-Copy", key)]):
@@ -142,9 +144,7 @@ def test_a_request_id_that_holds_the_key_is_replaced(removing: tuple[Sidecar, st
 
 
 @pytest.mark.requirement("S2.12")
-def test_where_copies_are_refused_each_of_them_is_400_and_no_quota_is_taken(
-    refusing: tuple[Sidecar, str], upstream: Upstream
-) -> None:
+def test_refused_copies_are_400_and_take_no_quota(refusing: tuple[Sidecar, str], upstream: Upstream) -> None:
     sidecar, key = refusing
     for name, value in [*hidden(key), ("Cookie", f"b={key}")]:
         response = sidecar.ask("GET", "/items/x", [(name, value), ("X-Api-Key", key)])
@@ -170,7 +170,7 @@ def test_forward_auth_refuses_what_a_proxy_cannot_remove(
 
 
 @pytest.mark.requirement("S2.4")
-def test_where_the_upstream_receives_the_key_copies_stay(start_shared_sidecar: StartSidecar, site: Site) -> None:
+def test_copies_stay_if_the_upstream_receives_the_key(start_shared_sidecar: StartSidecar, site: Site) -> None:
     sidecar, key = start(start_shared_sidecar, "  forward_credential: true\n")
     assert sidecar.ask("GET", "/items/x", [("X-Api-Key", key), ("X-Copy", key)]).status == 200
     assert site.upstream.last().header("X-Copy") == key
@@ -198,7 +198,7 @@ def protocols(start_shared_sidecar: StartSidecar) -> tuple[Sidecar, str]:
 @pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize(("lines", "left"), LISTS.items())
 @pytest.mark.parametrize("asking", [ASKING, []], ids=["websocket", "plain"])
-def test_of_the_protocols_of_a_websocket_all_but_the_key_are_passed_on(
+def test_all_websocket_protocols_except_the_key_are_passed_on(
     protocols: tuple[Sidecar, str],
     upstream: Upstream,
     lines: tuple[str, ...],
@@ -216,7 +216,7 @@ def test_of_the_protocols_of_a_websocket_all_but_the_key_are_passed_on(
 
 
 @pytest.mark.requirement("S2.4")
-def test_protocols_without_a_key_are_no_credential(protocols: tuple[Sidecar, str], upstream: Upstream) -> None:
+def test_protocols_without_a_key_are_not_a_credential(protocols: tuple[Sidecar, str], upstream: Upstream) -> None:
     sidecar, key = protocols
     offered = ("Sec-WebSocket-Protocol", "chat, v2")
     assert sidecar.ask("GET", "/items/x", [offered]).json()["code"] == "missing_credential"
@@ -237,7 +237,7 @@ def test_wrong_or_several_keys_among_the_protocols_are_refused(
 
 
 @pytest.mark.requirement("S2.12")
-def test_a_key_among_the_protocols_is_no_copy_but_one_within_another_is(start_shared_sidecar: StartSidecar) -> None:
+def test_a_key_among_the_protocols_is_not_a_copy_but_one_inside_another_is(start_shared_sidecar: StartSidecar) -> None:
     sidecar = start_shared_sidecar(PROTOCOLS + "  copies: refuse\n")
     key = sidecar.keys.issue(scopes=("read",)).text
     assert sidecar.ask("GET", "/items/x", [("Sec-WebSocket-Protocol", f"chat, {key}")]).status == 200
@@ -245,7 +245,7 @@ def test_a_key_among_the_protocols_is_no_copy_but_one_within_another_is(start_sh
 
 
 @pytest.mark.requirement("S2.12")
-def test_forward_auth_refuses_a_key_among_the_protocols_because_no_proxy_takes_one_out(
+def test_forward_auth_refuses_a_key_among_the_protocols_because_no_proxy_removes_it(
     start_shared_sidecar: StartSidecar,
 ) -> None:
     config = f"{PROTOCOLS}decision: 127.0.0.1:0\nops: 127.0.0.1:0\ntrusted_proxies: [127.0.0.1]\n"

@@ -1,4 +1,4 @@
-"""Where a key may stand, and what becomes of it."""
+"""The places of a key, and what happens to it."""
 
 import json
 import sqlite3
@@ -22,7 +22,7 @@ PRESENTED = [
 
 @pytest.fixture(scope="module")
 def lenient(start_shared_sidecar: StartSidecar) -> Sidecar:
-    """A sidecar that takes keys from the query and a cookie, too."""
+    """A sidecar that also accepts keys in the query and a cookie."""
     return start_shared_sidecar(QUERY_AND_COOKIE)
 
 
@@ -43,21 +43,21 @@ def test_the_credential_never_reaches_the_upstream(site: Site, name: str, form: 
 
 @pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize("name", ["X_Api_Key", "X.Api.Key", "x--api-key", "X~Api~Key"])
-def test_a_key_under_a_name_that_only_looks_like_its_own_reaches_nobody(site: Site, name: str) -> None:
+def test_a_key_in_a_lookalike_header_is_not_forwarded(site: Site, name: str) -> None:
     key = site.keys["Kr"]
     site.refuses(401, "GET", "/items/x", [(name, key)])
     assert key.encode() not in site.passes("GET", "/public/x", [(name, key)]).head
 
 
 @pytest.mark.requirement("S2.4")
-def test_both_headers_leave_where_both_hold_the_key(site: Site) -> None:
+def test_both_headers_are_removed_if_both_contain_the_key(site: Site) -> None:
     key = site.keys["Kr"]
     seen = site.passes("GET", "/items/x", [("X-Api-Key", key), ("Authorization", f"Bearer {key}")])
     assert key.encode() not in seen.head
 
 
 @pytest.mark.requirement("S2.4")
-def test_it_does_where_that_is_configured(start_sidecar: StartSidecar, site: Site) -> None:
+def test_the_credential_reaches_the_upstream_if_configured(start_sidecar: StartSidecar, site: Site) -> None:
     sidecar = start_sidecar(f"{BASE}{KEYS}  forward_credential: true\n")
     key = sidecar.keys.issue(scopes=("read",)).text
     assert sidecar.ask("GET", "/items/x", key=key).status == 200
@@ -119,7 +119,7 @@ def test_an_enabled_cookie_key_leaves_the_cookies(
 
 @pytest.mark.requirement("S2.4")
 @pytest.mark.parametrize("line", ["\xa0api_key={}", "a=1; \x85api_key={}"])
-def test_a_cookie_that_only_python_would_strip_is_no_key(
+def test_a_cookie_that_only_python_would_strip_is_not_a_key(
     lenient: Sidecar, lenient_key: str, site: Site, line: str
 ) -> None:
     response = lenient.ask("GET", "/items/x", [("Cookie", line.format(lenient_key))])
@@ -186,7 +186,7 @@ BAD_VALUES = {
 @pytest.mark.parametrize("case", BAD_VALUES)
 @pytest.mark.parametrize("lead", [b"X-Api-Key: ", b"Authorization: Bearer ", b"Authorization: "])
 @pytest.mark.parametrize("target", [b"/items/x", b"/public/x"])
-def test_a_key_header_that_holds_no_key_is_refused(site: Site, case: str, lead: bytes, target: bytes) -> None:
+def test_a_key_header_without_a_key_is_refused(site: Site, case: str, lead: bytes, target: bytes) -> None:
     raw = b"GET " + target + b" HTTP/1.1\r\nHost: api.test\r\n" + lead + BAD_VALUES[case] + b"\r\n\r\n"
     # Past a cap of the parser the line is too large before it is a key: 431.
     response = site.refuses_bytes({400, 401, 431} if case.startswith("past") else {400, 401}, raw)

@@ -107,7 +107,7 @@ def test_without_the_option_it_splits_a_segment(splitting: Decider, upstream: Up
 
 @pytest.mark.requirement("S1.2")
 @pytest.mark.parametrize("target", CLOSED)
-def test_what_looks_like_a_kept_slash_opens_nothing(keeping: Decider, upstream: Upstream, target: str) -> None:
+def test_lookalikes_of_a_kept_slash_open_nothing(keeping: Decider, upstream: Upstream, target: str) -> None:
     assert asked(keeping, target, "read") in {400, 403}
     assert asked(keeping, target) in {400, 401}
     assert told(keeping, target, "read") <= {400, 403}
@@ -140,9 +140,7 @@ def test_no_disguise_opens_anything_where_slashes_are_kept(keeping: Decider, ups
 
 @pytest.mark.requirement("S1.7")
 @pytest.mark.parametrize("piece", [*MALFORMED, *OVERLONG])
-def test_bytes_that_no_path_may_hold_are_400_beside_a_kept_slash(
-    keeping: Decider, upstream: Upstream, piece: str
-) -> None:
+def test_forbidden_bytes_are_400_even_with_a_kept_slash(keeping: Decider, upstream: Upstream, piece: str) -> None:
     for target in (f"/public/a%2F{piece}", f"/public/{piece}%2Fa", f"/api/v4/projects/a%2F{piece}/issues"):
         assert asked(keeping, target, "read") == 400
     assert upstream.requests() == []

@@ -25,7 +25,7 @@ IDENTITY = ("x-auth-subject", "x-auth-scopes", "x-auth-key-id")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """A proxy that asks, and the service behind it."""
+    """A forward-auth proxy, and the service behind it."""
 
     name: str
     address: Address
@@ -43,7 +43,7 @@ class Front:
         return self.upstream.last()
 
     def refuses(self, status: int, code: str, method: str, target: str, *, key: str = "") -> Response:
-        """As the sidecar words it; nothing reached the service."""
+        """A refusal in the sidecar's words; nothing reached the service."""
         response = self.ask(method, target, key=key)
         assert (response.status, response.json()["code"]) == (status, code), response
         assert response.header("Cache-Control") == "no-store"
@@ -58,20 +58,20 @@ def decider(start_shared_sidecar: StartSidecar) -> Decider:
 
 
 FROZEN = {"nginx": 500, "caddy": 504, "envoy": 503, "haproxy": 504}
-"""What each proxy answers where the sidecar does not, after 5 seconds."""
+"""Each proxy's response if the sidecar does not respond within 5 seconds."""
 
 
 @pytest.fixture(scope="module")
 def started(
     decider: Decider, upstream_process: Upstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Address]]:
-    """Proxies that run already, by name."""
+    """Running proxies, by name."""
     with ExitStack() as stack:
         yield _Fronts(stack, tmp_path_factory, decider, upstream_process)
 
 
 class _Fronts(dict[str, Address]):
-    """Each is started when it is first asked for, so that a missing one skips its own tests alone."""
+    """Each is started on first use, so that a missing one only skips its own tests."""
 
     def __init__(self, stack: ExitStack, folders: pytest.TempPathFactory, decider: Decider, upstream: Upstream) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def test_the_wrong_scope_is_403(front: Front) -> None:
 
 
 @pytest.mark.requirement("S5.1")
-def test_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Front) -> None:
+def test_an_exhausted_quota_is_429_and_earlier_responses_report_what_is_left(front: Front) -> None:
     told = front.decider.sidecar.keys.told("issue", "--name", "few", "--scope", "read", "--quota", "general=1")
     bearer = [("Authorization", f"Bearer {told['key']}")]
     allowed = front.ask("GET", "/items/x", bearer)
@@ -146,7 +146,7 @@ def test_a_used_up_quota_is_429_and_what_is_left_is_told_before(front: Front) ->
 
 
 @pytest.mark.requirement("S5.1")
-def test_an_answer_without_a_quota_tells_of_none(front: Front) -> None:
+def test_a_response_without_a_quota_reports_none(front: Front) -> None:
     response = front.ask("GET", "/public/x")
     assert response.status == 200
     assert not [name for name, _ in response.headers if name.lower().startswith(("x-ratelimit", "ratelimit"))]
@@ -199,7 +199,7 @@ def test_nothing_gets_past_a_sidecar_that_is_down(
 
 
 @pytest.mark.requirement("S5.1")
-def test_nothing_waits_for_a_sidecar_that_is_frozen_nor_gets_past_it(
+def test_nothing_waits_for_or_bypasses_a_frozen_sidecar(
     started: dict[str, Address], decider: Decider, upstream: Upstream
 ) -> None:
     fronts = {name: started[name] for name in CONFIGS}
@@ -227,7 +227,7 @@ def test_an_identity_header_of_the_clients_is_overwritten(front: Front, name: st
 
 @pytest.mark.requirement("S5.2")
 @pytest.mark.parametrize("name", ["X-Auth-Subject", *(name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN])])
-def test_nor_does_it_come_through_in_disguise(front: Front, name: str) -> None:
+def test_another_spelling_does_not_pass_either(front: Front, name: str) -> None:
     for form in disguises(name):
         response = front.ask("GET", "/public/x", [(form, "FORGED")])
         assert response.status in (200, 400), (form, response)
@@ -238,7 +238,7 @@ def test_nor_does_it_come_through_in_disguise(front: Front, name: str) -> None:
 
 
 @pytest.mark.requirement("S5.2")
-def test_names_that_the_proxy_removes_are_no_reason_to_refuse(front: Front) -> None:
+def test_names_that_the_proxy_removes_are_not_refused(front: Front) -> None:
     seen = front.passes("GET", "/items/x", [(name, "FORGED") for name, _ in STRIPPED], key="Kr")
     assert b"FORGED" not in seen.head
     assert seen.header("X-Auth-Subject") == "t-Kr"
@@ -254,7 +254,7 @@ def test_a_family_of_names_is_removed_where_the_proxy_can_and_refused_elsewhere(
 
 
 @pytest.mark.requirement("S5.2")
-def test_nor_does_connection_take_away_what_the_sidecar_has_said(front: Front) -> None:
+def test_a_connection_field_does_not_remove_the_sidecars_headers(front: Front) -> None:
     for line in ("X-Auth-Subject", "keep-alive, x-auth-key-id , X-AUTH-SUBJECT"):
         raw = request_bytes("GET", "/items/x", [*front.decider.credential("Kr"), ("Connection", line)])
         response = exchange(front.address, raw)
@@ -283,7 +283,7 @@ def test_a_path_in_disguise_opens_nothing(front: Front, target: str) -> None:
 
 @pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("piece", MALFORMED)
-def test_bytes_that_no_path_may_hold_are_refused(front: Front, piece: str) -> None:
+def test_forbidden_bytes_in_a_path_are_refused(front: Front, piece: str) -> None:
     for key in ("", "Ka"):
         assert front.ask("GET", f"/public/{piece}", key=key).status == 400, key
         assert front.upstream.requests() == []

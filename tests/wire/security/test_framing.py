@@ -63,7 +63,7 @@ def test_broken_chunks_are_400_and_the_end(site: Site, body: bytes) -> None:
         *[b"1\r\na\r\n0\r\n" + field + b"\r\n\r\n" for field in (b"Content-Length: 9", CHUNKED, b"Host: evil.test")],
     ],
 )
-def test_odd_chunks_are_400_or_lose_their_oddness(site: Site, body: bytes) -> None:
+def test_odd_chunks_are_400_or_are_normalised(site: Site, body: bytes) -> None:
     with site.sidecar.connect() as connection:
         response = connection.exchange(post(CHUNKED) + body)
     assert response.status in (200, 400)
@@ -81,7 +81,7 @@ def test_what_follows_a_bad_request_never_runs(site: Site) -> None:
 
 @pytest.mark.requirement("S3.4")
 @pytest.mark.parametrize("willing", [True, False])
-async def test_a_client_that_waits_is_told_to_go_on_within_a_second(start_sidecar: StartSidecar, willing: bool) -> None:
+async def test_a_waiting_client_gets_100_continue_within_a_second(start_sidecar: StartSidecar, willing: bool) -> None:
     async def script(peer: Peer) -> None:
         while True:
             await peer.head()
@@ -106,7 +106,7 @@ async def test_a_client_that_waits_is_told_to_go_on_within_a_second(start_sideca
 
 
 @pytest.mark.requirement("S3.4")
-async def test_http_1_0_gets_no_interim_answer(start_sidecar: StartSidecar) -> None:
+async def test_http_1_0_gets_no_interim_response(start_sidecar: StartSidecar) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
     async with behind(start_sidecar, answering(interim + plain(b"done"))) as stage:
         client = await stage.client()
@@ -133,7 +133,7 @@ MISBEHAVIOURS = [
 
 
 @pytest.mark.requirement("S3.5")
-async def test_every_client_gets_its_own_answer_over_1000_alternating_requests(
+async def test_every_client_gets_its_own_response_over_1000_alternating_requests(
     start_sidecar: StartSidecar,
 ) -> None:
     async def script(peer: Peer) -> None:

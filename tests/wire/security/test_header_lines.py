@@ -64,7 +64,7 @@ def test_identity_in_trailers_never_reaches_the_upstream(site: Site) -> None:
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
-def test_a_request_in_a_body_is_never_one(site: Site, version: bytes) -> None:
+def test_a_request_inside_a_body_is_never_executed(site: Site, version: bytes) -> None:
     inner = request_bytes("GET", "/admin/x", [("X-Auth-Scopes", "admin")])
     for method in (b"GET", b"POST", b"DELETE"):
         raw = method + b" /public/x " + version + b"\r\nHost: api.test\r\nContent-Length: %d\r\n\r\n" % len(inner)
@@ -111,7 +111,7 @@ def test_cookies_that_connection_names_and_doubled_ones(site: Site) -> None:
     assert site.passes("GET", "/public/x", [*cookies, ("Connection", "cookie")]).all("cookie") == []
 
 
-def test_connection_cannot_name_away_what_routes_or_frames(site: Site) -> None:
+def test_a_connection_field_cannot_remove_routing_or_framing_fields(site: Site) -> None:
     named = [("Connection", "Host, Content-Length, Transfer-Encoding, Connection, X-Auth-Key-Id, X-Request-Id")]
     seen = site.passes("POST", "/items/x", named, key="Kw", body=b"body")
     assert seen.header("Host") == "api.test"
@@ -141,12 +141,12 @@ def test_connection_cannot_name_away_what_routes_or_frames(site: Site) -> None:
         "Bearer key={}",
     ],
 )
-def test_a_key_with_anything_around_it_is_no_key(site: Site, credential: str) -> None:
+def test_a_key_with_anything_around_it_is_not_a_key(site: Site, credential: str) -> None:
     site.refuses({400, 401}, "GET", "/items/x", [("Authorization", credential.format(site.keys["Kr"]))])
 
 
 @pytest.mark.parametrize("name", ["api-key", "X-API-Token", "Cookie", "X-Authorization", "Proxy-Authorization", "Auth"])
-def test_a_key_elsewhere_is_no_key(site: Site, name: str) -> None:
+def test_a_key_in_another_place_is_not_a_credential(site: Site, name: str) -> None:
     site.refuses(401, "GET", "/items/x", [(name, f"Bearer {site.keys['Kr']}"), (name, site.keys["Kr"])])
 
 
@@ -166,27 +166,27 @@ def test_very_many_different_names_over_time_change_no_decision(site: Site) -> N
 
 
 @pytest.mark.parametrize("expectation", ["100-continue", "200-ok", "100-continue, x", ""])
-def test_an_expectation_reaches_nobody(site: Site, expectation: str) -> None:
+def test_an_expect_header_is_not_forwarded(site: Site, expectation: str) -> None:
     response = site.ask("POST", "/public/x", [("Expect", expectation)], body=b"x")
     assert response.status in {200, 400, 417}
     for seen in site.upstream.requests():
         assert "expect" not in seen.names
 
 
-def test_an_http_1_0_request_without_a_host_is_judged_like_any_other(site: Site) -> None:
+def test_an_http_1_0_request_without_a_host_is_decided_like_any_other(site: Site) -> None:
     assert site.sidecar.exchange(b"GET /public/x HTTP/1.0\r\n\r\n").status == 200
     site.upstream.clear()
     site.refuses_bytes(401, b"GET /admin/x HTTP/1.0\r\n\r\n")
     site.refuses_bytes(400, b"GET http:///public/x HTTP/1.0\r\n\r\n")
 
 
-def test_an_upgrade_without_a_key_goes_nowhere(site: Site) -> None:
+def test_an_upgrade_without_a_key_is_not_forwarded(site: Site) -> None:
     fields = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
     site.refuses(401, "GET", "/items/x", fields)
     site.refuses(401, "GET", "/items/x", [("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c")])
 
 
-def test_every_refusal_is_json_that_speaks_of_no_request(site: Site) -> None:
+def test_every_refusal_is_json_that_mentions_no_detail_of_the_request(site: Site) -> None:
     for response in (
         site.refuses(401, "GET", "/items/<img src=x>".replace(" ", "%20")),
         site.refuses(400, "GET", "/items/%zz<script>"),

@@ -18,7 +18,7 @@ from tests.wire.security.site import BASE, IDENTITY, KEYS, Site
 
 
 def folded(name: str) -> str:
-    """As the least careful server reads it."""
+    """As the least careful server parses it."""
     return "".join(character if character.isalnum() else "-" for character in name.lower()).replace("--", "-")
 
 
@@ -36,7 +36,7 @@ def test_an_identity_header_of_the_clients_never_reaches_the_upstream(site: Site
 
 
 @pytest.mark.requirement("S2.1")
-def test_the_upstream_is_told_the_keys_identity(site: Site) -> None:
+def test_the_upstream_gets_the_keys_identity(site: Site) -> None:
     seen = site.passes("GET", "/items/x", [("X-Auth-Subject", "t-Ka")], key="Kr")
     assert seen.header("X-Auth-Subject") == "t-Kr"
     assert seen.header("X-Auth-Scopes") == "read"
@@ -91,7 +91,7 @@ def test_the_key_is_read_before_hop_by_hop_handling(site: Site, field: tuple[str
 
 
 @pytest.mark.requirement("S2.2")
-def test_framing_headers_cannot_be_named_away(site: Site) -> None:
+def test_framing_headers_cannot_be_removed_by_connection(site: Site) -> None:
     named = [("Connection", "content-length, Content-Length, transfer-encoding")]
     assert (
         site.passes("POST", "/public/x", named, body=b"GET /admin HTTP/1.1\r\n\r\n").body
@@ -111,7 +111,7 @@ def test_hop_by_hop_fields_are_not_passed_on(site: Site) -> None:
 
 
 @pytest.mark.requirement("S2.3")
-def test_nor_in_answers_with_what_the_answers_own_connection_names(site: Site) -> None:
+def test_fields_named_by_a_responses_connection_are_removed(site: Site) -> None:
     site.upstream.plan(
         b"HTTP/1.1 200 OK\r\nConnection: X-Hop, keep-alive\r\nX-Hop: 1\r\nx-hop: 2\r\nKeep-Alive: timeout=5\r\n"
         b"Proxy-Connection: keep-alive\r\nTE: x\r\nTrailer: X\r\nUpgrade: h2c\r\nProxy-Authenticate: Basic\r\n"
@@ -125,7 +125,7 @@ def test_nor_in_answers_with_what_the_answers_own_connection_names(site: Site) -
 
 
 @pytest.mark.requirement("S2.8")
-def test_forwarding_headers_of_a_stranger_are_replaced_by_what_the_socket_tells(site: Site) -> None:
+def test_forwarding_headers_from_untrusted_peers_are_replaced(site: Site) -> None:
     disguised = [(name.replace("-", "_"), value) for name, value in FORWARDING]
     seen = site.passes("GET", "/public/x", [*FORWARDING, *SIGNED_IN, *disguised])
     assert seen.header("X-Forwarded-For") == "127.0.0.1"
@@ -166,7 +166,7 @@ def test_behind_a_trusted_proxy_the_right_most_untrusted_address_counts(
 
 
 @pytest.mark.requirement("S2.8")
-def test_a_peer_that_is_no_trusted_proxy_is_not_believed_even_next_to_one(behind_proxy: Sidecar, site: Site) -> None:
+def test_an_untrusted_peer_is_not_trusted_even_next_to_a_trusted_proxy(behind_proxy: Sidecar, site: Site) -> None:
     response = behind_proxy.ask("GET", "/public/x", FORWARDING, source="127.0.0.2")
     assert response.status == 200
     assert site.upstream.last().header("X-Forwarded-For") == "127.0.0.2"
@@ -177,9 +177,7 @@ BELIEVED = [name for name, _ in [*STRIPPED, *STRIPPED_BY_PATTERN]]
 
 @pytest.mark.requirement("S2.14")
 @pytest.mark.parametrize("name", BELIEVED)
-def test_what_services_believe_of_proxies_reaches_them_from_nobody(
-    site: Site, behind_proxy: Sidecar, name: str
-) -> None:
+def test_headers_that_services_trust_never_reach_them(site: Site, behind_proxy: Sidecar, name: str) -> None:
     forged = [(form, "FORGED") for form in disguises(name)]
     for sidecar, source in ((site.sidecar, "127.0.0.1"), (behind_proxy, "127.0.0.1"), (behind_proxy, "127.0.0.2")):
         assert sidecar.ask("GET", "/public/x", forged, source=source).status == 200
@@ -204,7 +202,7 @@ def test_what_is_kept_passes_from_a_trusted_proxy_by_its_exact_name(keeping: Sid
 
 
 @pytest.mark.requirement("S2.14")
-def test_what_is_stripped_is_added_to_what_always_is(keeping: Sidecar, site: Site) -> None:
+def test_configured_stripped_headers_are_added_to_the_fixed_ones(keeping: Sidecar, site: Site) -> None:
     names = [*disguises("X-Istio-Attributes"), "X-HTTP-Method-Override", "X-Envoy-Retry-On"]
     assert keeping.ask("GET", "/public/x", [(name, "FORGED") for name in names]).status == 200
     assert b"FORGED" not in site.upstream.last().head
@@ -237,7 +235,7 @@ def test_duplicates_and_their_order_are_kept_on_the_way_there(site: Site) -> Non
 
 
 @pytest.mark.requirement("S2.9")
-def test_and_on_the_way_back_and_two_set_cookie_stay_two(site: Site) -> None:
+def test_response_headers_keep_order_and_two_set_cookie_stay_two(site: Site) -> None:
     lines = [
         ("Set-Cookie", "a=1"),
         ("X-b", "2"),
@@ -269,7 +267,7 @@ def test_a_request_needs_exactly_one_plain_host(site: Site, lines: bytes, target
 
 @pytest.mark.requirement("S2.10")
 @pytest.mark.parametrize("host", HOSTS)
-def test_every_legal_host_is_taken_and_passed_on(site: Site, host: bytes) -> None:
+def test_every_valid_host_is_accepted_and_forwarded(site: Site, host: bytes) -> None:
     for start in (b"/public/x", b"http://" + host + b"/public/x"):
         assert site.sidecar.exchange(b"GET " + start + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n").status == 200
         assert site.upstream.last().header("Host") == host.decode()

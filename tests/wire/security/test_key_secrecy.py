@@ -1,4 +1,4 @@
-"""What a stranger learns of keys, and where a key is written."""
+"""What an outsider learns about keys, and where a key is written."""
 
 import base64
 import sqlite3
@@ -18,7 +18,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def with_checksum(body: str) -> str:
-    """A key that is well-formed and was never issued."""
+    """A well-formed key that was never issued."""
     value, digits = crc32(body.encode()), ""
     for _ in range(6):
         value, digit = divmod(value, 62)
@@ -44,7 +44,7 @@ def test_a_checksum_refuses_a_mistyped_key_without_asking_the_store(site: Site) 
 
 
 @pytest.mark.requirement("S4.3")
-def test_every_bad_key_gets_the_same_answer(site: Site) -> None:
+def test_every_bad_key_gets_the_same_response(site: Site) -> None:
     bad = [
         unknown(),
         "hv_live_" + "a" * 43,
@@ -99,7 +99,7 @@ def wrong(sidecar: Sidecar, number: int, *, source: str = "127.0.0.1", **headers
 
 
 @pytest.mark.requirement("S4.5")
-def test_wrong_keys_from_one_address_are_429_past_their_limit(limited: Sidecar, site: Site) -> None:
+def test_wrong_keys_from_one_address_are_429_over_their_limit(limited: Sidecar, site: Site) -> None:
     good = limited.keys.issue(scopes=("read",))
     assert [wrong(limited, number).status for number in range(FAILURES)] == [401] * FAILURES
     refused = wrong(limited, FAILURES)
@@ -116,7 +116,7 @@ def test_wrong_keys_from_one_address_are_429_past_their_limit(limited: Sidecar, 
 
 
 @pytest.mark.requirement("S4.5")
-def test_strangers_cannot_lock_a_key_out(limited: Sidecar) -> None:
+def test_unknown_clients_cannot_lock_a_key_out(limited: Sidecar) -> None:
     good = limited.keys.issue(scopes=("read",))
     mistyped = good.text[:-1] + ("x" if good.text[-1] != "x" else "y")
     for _ in range(3 * FAILURES):
@@ -133,7 +133,7 @@ def test_no_kind_of_wrong_key_is_free(limited: Sidecar, text: str) -> None:
 
 @pytest.mark.requirement("S4.5")
 def test_unknown_keys_leave_neither_labels_nor_state(start_sidecar: StartSidecar) -> None:
-    # A sidecar of its own: what earlier tests used of a shared one may be written at any time.
+    # Its own sidecar: a shared one may write uses of earlier tests at any time.
     sidecar = start_sidecar(CONFIG)
     sidecar.ask("GET", "/items/first", key=unknown())
     series, rows = label_sets(sidecar), stored_rows(sidecar.keys.store)
@@ -147,7 +147,7 @@ def test_unknown_keys_leave_neither_labels_nor_state(start_sidecar: StartSidecar
 
 
 @pytest.mark.requirement("S4.6")
-def test_a_canary_key_is_found_nowhere_in_anything_written(start_sidecar: StartSidecar) -> None:
+def test_a_canary_key_appears_in_no_output(start_sidecar: StartSidecar) -> None:
     sidecar = start_sidecar(
         BASE + KEYS.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: api_key}, {cookie: api_key}]"),
         environ={**DEBUGGING, "SIDECAR_PEPPER": "a pepper of enough characters"},
@@ -174,7 +174,7 @@ def test_a_canary_key_is_found_nowhere_in_anything_written(start_sidecar: StartS
 
 
 def present(sidecar: Sidecar, key: str) -> None:
-    """The key in every place and state that a request can have it in."""
+    """The key in every place and form in a request."""
     statuses = [
         sidecar.ask("GET", "/items/x", key=key).status,
         sidecar.ask("GET", "/items/x", [("X-Api-Key", key)]).status,
@@ -211,7 +211,7 @@ def percent_encoded(key: str) -> str:
 
 
 def label_sets(sidecar: Sidecar) -> set[str]:
-    """But for those of what the sidecar does every few seconds, which may begin at any time."""
+    """Except those of periodic work, which may begin at any time."""
     lines = [line.rpartition(" ")[0] for line in sidecar.metrics().splitlines() if not line.startswith("#")]
     return {line for line in lines if not line.startswith("sidecar_store_seconds") or 'operation="find"' in line}
 

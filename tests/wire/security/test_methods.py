@@ -1,4 +1,4 @@
-"""Any token is a method where a route names it; what is neither named nor known opens nothing."""
+"""Any token is a method if a route names it; methods that are neither named nor known open nothing."""
 
 from functools import partial
 from typing import Any
@@ -79,7 +79,7 @@ def test_another_spelling_of_a_method_is_405_under_every_route(
 
 @pytest.mark.requirement("S5.4")
 @pytest.mark.parametrize("dialect", [dialect for dialect in DIALECTS if dialect != "envoy"])
-def test_a_proxy_is_told_the_same_of_every_method(decider: Decider, dialect: str) -> None:
+def test_a_proxy_gets_the_same_response_for_every_method(decider: Decider, dialect: str) -> None:
     def told(method: str, path: str, key: str) -> int:
         return status_of(decider.ask(dialect, method, path, key=key))
 

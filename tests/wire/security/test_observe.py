@@ -1,4 +1,4 @@
-"""What goes on with `mode: observe`, byte for byte: nobody's identity, no wrong key, nothing malformed."""
+"""What `mode: observe` forwards, byte for byte: no identity, no wrong key, nothing malformed."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def unknown(text: str) -> str:
 
 @pytest.mark.requirement("S2.1")
 @pytest.mark.parametrize("name", [*disguises("X-Auth-Key-Id"), *disguises("X-Would-Deny")])
-def test_forged_identity_headers_reach_nobody(site: Site, name: str) -> None:
+def test_forged_identity_headers_are_never_forwarded(site: Site, name: str) -> None:
     for wrong in ((), [("Authorization", f"Bearer {unknown(site.keys['Kr'])}")], [("Authorization", "Basic YTpi")]):
         seen = site.passes("GET", "/items/1", [*wrong, (name, "forged")])
         assert b"forged" not in seen.head
@@ -33,7 +33,7 @@ def test_forged_identity_headers_reach_nobody(site: Site, name: str) -> None:
 
 
 @pytest.mark.requirement("S2.4", "S2.12")
-def test_a_wrong_key_reaches_the_service_by_no_door(site: Site) -> None:
+def test_a_wrong_key_reaches_the_service_on_no_listener(site: Site) -> None:
     wrong = unknown(site.keys["Kr"])
     copies = [("X-Copy", wrong), ("Cookie", f"a=1; k={wrong}"), ("X-Request-Id", wrong)]
     response = site.ask("GET", "/items/1?a=1", [("Authorization", f"Bearer {wrong}"), *copies])
@@ -42,7 +42,7 @@ def test_a_wrong_key_reaches_the_service_by_no_door(site: Site) -> None:
     assert wrong.encode() not in site.upstream.last().head
 
 
-def test_a_valid_key_without_the_scope_goes_on_as_itself(site: Site) -> None:
+def test_a_valid_key_without_the_scope_is_forwarded_with_its_identity(site: Site) -> None:
     seen = site.passes("GET", "/admin/x", [("X-Auth-Subject", "root")], key="Kr")
     assert seen.header("x-auth-subject") == "t-Kr"
     assert seen.header("x-would-deny") == "insufficient_scope"
@@ -88,7 +88,7 @@ def test_smuggling_stays_a_400(site: Site, lines: tuple[bytes, ...]) -> None:
     assert site.upstream.requests() == []
 
 
-def test_what_goes_on_is_counted_and_logged(site: Site) -> None:
+def test_an_observed_request_is_counted_and_logged(site: Site) -> None:
     before = site.sidecar.metric('sidecar_would_deny_total{reason="no_route",route="(none)"}')
     seen = site.passes("GET", "/nowhere", key="Kr")
     assert seen.header("x-would-deny") == "no_route"
@@ -100,7 +100,7 @@ def test_what_goes_on_is_counted_and_logged(site: Site) -> None:
 
 
 @pytest.mark.requirement("S5.2")
-def test_a_proxy_that_asks_gets_every_identity_header_empty(start_sidecar: StartSidecar) -> None:
+def test_a_subrequest_proxy_gets_every_identity_header_even_if_empty(start_sidecar: StartSidecar) -> None:
     text = (FILES / "sidecar.yaml").read_text(encoding="utf-8")
     config = text.replace("identity:\n", "identity:\n  would_deny: X-Would-Deny\n") + "\nmode: observe\n"
     decider = start_decider(start_sidecar, config)

@@ -1,4 +1,4 @@
-"""Over sockets: what lets a caller pass without a key of ours, on the data and on the forward-auth listener."""
+"""Over sockets: credentials that pass without our key, on the data and the forward-auth listener."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_credential_for_the_service_reaches_it_from_anyone(
     assert upstream.last().all(field[0]) == [field[1]]
 
 
-def test_the_access_log_tells_which_kind_of_credential_came(sidecar: Sidecar) -> None:
+def test_the_access_log_records_the_kind_of_credential(sidecar: Sidecar) -> None:
     brought = {"none": [], "pass_through": [("X-Session", "s3")], "key": [("Authorization", "Bearer hv_live_wrong")]}
     for kind, headers in brought.items():
         sidecar.ask("GET", f"/items/{kind}", headers)
@@ -53,7 +53,7 @@ def test_the_access_log_tells_which_kind_of_credential_came(sidecar: Sidecar) ->
 
 @pytest.mark.requirement("S2.14")
 @pytest.mark.parametrize("field", OF_PROXIES)
-def test_a_user_that_only_a_proxy_may_name_lets_no_stranger_pass(
+def test_a_user_header_of_proxies_lets_no_untrusted_peer_pass(
     sidecar: Sidecar, upstream: Upstream, field: tuple[str, str]
 ) -> None:
     assert sidecar.ask("GET", "/items/x", [field], source=STRANGER).status == 401
@@ -64,7 +64,7 @@ def test_a_user_that_only_a_proxy_may_name_lets_no_stranger_pass(
 
 @pytest.mark.requirement("S2.14")
 @pytest.mark.parametrize("field", [*ANYONES, *OF_PROXIES])
-def test_one_that_the_service_would_not_get_lets_nobody_pass(
+def test_a_credential_that_would_not_reach_the_service_lets_nobody_pass(
     sidecar: Sidecar, upstream: Upstream, field: tuple[str, str]
 ) -> None:
     name, value = field

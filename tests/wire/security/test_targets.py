@@ -9,13 +9,13 @@ from tests.wire.security.site import Site
 
 @pytest.mark.requirement("S1.1")
 @pytest.mark.parametrize("target", CLIMBS)
-def test_climbing_out_of_a_public_path_is_400(site: Site, target: str) -> None:
+def test_path_traversal_out_of_a_public_path_is_400(site: Site, target: str) -> None:
     site.refuses(400, "GET", target)
 
 
 @pytest.mark.requirement("S1.1")
 @pytest.mark.parametrize("target", CLIMBS)
-def test_climbing_is_400_with_a_key_that_may_go_to_both(site: Site, target: str) -> None:
+def test_path_traversal_is_400_even_with_a_key_for_both_routes(site: Site, target: str) -> None:
     site.refuses(400, "GET", target, key="Ka")
 
 
@@ -26,7 +26,7 @@ def test_a_disguised_path_opens_nothing(site: Site, target: str) -> None:
 
 
 @pytest.mark.requirement("S1.3")
-def test_an_escaped_letter_and_another_case_open_nothing(site: Site) -> None:
+def test_an_escaped_letter_or_another_case_opens_nothing(site: Site) -> None:
     site.refuses(403, "GET", "/%61dmin/x", key="Kr")
     for target in ("/ADMIN/x", "/Admin/x"):
         for key in ("Kr", "Ka"):
@@ -101,7 +101,7 @@ def test_connect_and_trace_are_405(site: Site, key: str) -> None:
 @pytest.mark.requirement("S1.7")
 @pytest.mark.parametrize("piece", MALFORMED)
 @pytest.mark.parametrize("prefix", ["/public/", "/items/", "/nowhere/"])
-def test_bytes_that_no_path_may_hold_are_400(site: Site, prefix: str, piece: str) -> None:
+def test_forbidden_bytes_in_a_path_are_400(site: Site, prefix: str, piece: str) -> None:
     site.refuses(400, "GET", prefix + piece)
     site.refuses(400, "GET", prefix + piece, key="Ka")
     site.refuses(400, "GET", f"{prefix}{piece}/x?y", key="Kr")

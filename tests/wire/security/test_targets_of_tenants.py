@@ -9,7 +9,7 @@ from tests.wire.security.site import KEYS, Site
 
 
 @pytest.mark.parametrize("target", OTHER_CLIMBS)
-def test_climbing_in_any_disguise_opens_nothing(site: Site, target: str) -> None:
+def test_path_traversal_in_any_spelling_opens_nothing(site: Site, target: str) -> None:
     site.refuses({400, 401}, "GET", target)
     site.refuses({400, 403}, "GET", target, key="Kr")
     site.refuses({400, 403}, "GET", target, key="Ka")
@@ -52,7 +52,7 @@ def test_nothing_climbs_above_the_root(site: Site, target: str) -> None:
         "http://[::1]/public/x",
     ],
 )
-def test_absolute_forms_play_no_tricks(site: Site, target: str) -> None:
+def test_absolute_form_targets_are_handled_safely(site: Site, target: str) -> None:
     site.refuses(400, "GET", target)
 
 
@@ -173,7 +173,7 @@ def test_bindings_and_specific_routes_hold_in_every_spelling(
         ("/api/files/50%2500ml/secrets", "/internal/files/50%2500ml/secrets"),
     ],
 )
-def test_and_what_is_allowed_goes_to_the_prefix_untouched(
+def test_allowed_requests_keep_their_path_below_the_prefix(
     tenants: Sidecar, acme: str, site: Site, path: str, forwarded: str
 ) -> None:
     assert tenants.ask("GET", path, key=acme).status == 200

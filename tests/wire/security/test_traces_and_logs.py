@@ -1,4 +1,4 @@
-"""Secrets and hostile names where requests are traced and logs have another format."""
+"""Secrets and hostile names with tracing and another log format."""
 
 import pytest
 
@@ -12,7 +12,7 @@ SOURCES = KEYS.replace("{header: X-Api-Key}]", "{header: X-Api-Key}, {query: api
 
 
 def elsewhere(key: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Targets and headers where a key has no business to be."""
+    """Targets and headers in which a key does not belong."""
     return [
         (f"/items/{key}/x", []),
         (f"/items/x?{key}", []),

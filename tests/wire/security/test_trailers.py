@@ -27,7 +27,7 @@ from tests.wire.security.site import CONFIG as SITE_CONFIG
 from tests.wire.security.site import Site, keys_of
 
 WAIT_SECONDS = 0.3
-"""Silence of this length is taken for waiting for the rest of a body."""
+"""Silence of this length counts as waiting for the rest of a body."""
 HAPROXY = """\
 defaults
   mode http
@@ -75,12 +75,12 @@ def site(site_of_module: Site, upstream: Upstream) -> Site:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """What a client writes, piece by piece; the next piece follows when `answers` have come."""
+    """What a client writes, piece by piece; the next piece follows when `answers` have arrived."""
 
     pieces: Sequence[bytes]
     answers: int = 1
     patience: float = 5
-    """Seconds of silence that are taken for the end."""
+    """Seconds of silence that count as the end."""
 
 
 def responses(address: Address, sent: Sent) -> list[Response]:
@@ -103,7 +103,7 @@ def chunked(target: str, trailer: bytes, *fields: bytes, host: bytes = b"api.tes
 
 
 def clean(key: str = "", target: str = CLEAN) -> bytes:
-    """A request that says everything about itself; the server closes after its answer."""
+    """A self-contained request; the server closes after its response."""
     credential = f"Authorization: Bearer {key}\r\n" if key else ""
     head = f"GET {target} HTTP/1.1\r\nHost: api.test\r\n{credential}X-Own: 1\r\nConnection: close\r\n\r\n"
     return head.encode()
@@ -121,7 +121,7 @@ def clean_ones(site: Site) -> Iterator[bytes]:
 
 @pytest.fixture
 def alone(site: Site) -> bytes:
-    """What reaches the upstream of the clean request when nothing stands before it."""
+    """What reaches the upstream of the clean request on its own."""
     [answer] = responses(site.sidecar.data, Sent(pieces=[clean(site.keys["Kr"])]))
     assert answer.status == 200
     [head] = clean_ones(site)
@@ -138,7 +138,7 @@ def with_key(trailer: bytes, site: Site) -> bytes:
 @pytest.mark.parametrize("deep", [1, 3])
 @pytest.mark.parametrize("trailer", TRAILERS, ids=lambda trailer: trailer.decode().split(":")[0])
 @pytest.mark.parametrize("key", ["", "Kr"], ids=["no key", "Kr"])
-def test_a_trailer_is_no_header_of_the_next_request(
+def test_a_trailer_does_not_become_a_header_of_the_next_request(
     site: Site, alone: bytes, trailer: bytes, deep: int, target: str, key: str
 ) -> None:
     first = chunked(target, with_key(trailer, site)) * deep
@@ -155,7 +155,7 @@ def test_a_trailer_is_no_header_of_the_next_request(
 @pytest.mark.parametrize("target", ["/public/x", "/items/x"], ids=["allowed", "refused"])
 @pytest.mark.parametrize("trailer", REFUSED_TRAILERS, ids=lambda trailer: trailer.decode().split(":")[0])
 @pytest.mark.parametrize("key", ["", "Kr"], ids=["no key", "Kr"])
-def test_a_trailer_that_may_be_refused_is_no_header_of_the_next_request_either(
+def test_a_refusable_trailer_does_not_become_a_header_of_the_next_request(
     site: Site, alone: bytes, trailer: bytes, target: str, key: str
 ) -> None:
     next_one = clean(site.keys[key] if key else "")
@@ -180,7 +180,7 @@ def test_no_chunked_request_of_the_corpus_changes_the_one_after_it(site: Site, a
 
 
 def chunked_ones(case: Case, site: Site) -> Iterator[bytes]:
-    """Without and with trailers; what is allowed and what is refused."""
+    """Without and with trailers; allowed and refused requests."""
     raw = case.sent(site.keys)
     for trailer in TRAILERS[:3]:
         ended = raw.replace(b"\r\n0\r\n\r\n", b"\r\n0\r\n%b\r\n" % with_key(trailer, site))
@@ -284,7 +284,7 @@ def test_a_chunked_request_is_the_last_of_its_connection_on_the_ops_listener(sit
 
 
 @pytest.mark.requirement("S3.8")
-def test_chunked_uploads_go_on_over_one_connection(site: Site) -> None:
+def test_chunked_uploads_reuse_one_connection(site: Site) -> None:
     with site.sidecar.connect() as connection:
         for number in range(50):
             body = b"\r\n\r\n" * number + b"x"
@@ -297,7 +297,7 @@ def test_chunked_uploads_go_on_over_one_connection(site: Site) -> None:
 
 @pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("deep", [1, 40, 100])
-def test_trailers_are_no_headers_when_the_parser_has_to_wait(site: Site, alone: bytes, deep: int) -> None:
+def test_trailers_never_become_headers_when_the_parser_has_to_wait(site: Site, alone: bytes, deep: int) -> None:
     """Bodies larger than what is read ahead, and more requests at once than are queued."""
     first = chunked("/public/x", with_key(TRAILERS[1], site), body=b"0\r\n\r\n" * (100_000 // deep)) * deep
     for key, status in (("", 401), (site.keys["Kr"], 200)):
@@ -309,7 +309,7 @@ def test_trailers_are_no_headers_when_the_parser_has_to_wait(site: Site, alone: 
 
 @pytest.mark.requirement("S3.8")
 @pytest.mark.parametrize("seed", range(10))
-def test_trailers_are_no_headers_however_the_bytes_are_parted(site: Site, alone: bytes, seed: int) -> None:
+def test_trailers_never_become_headers_however_the_bytes_are_split(site: Site, alone: bytes, seed: int) -> None:
     choose = random.Random(seed)  # noqa: S311  # not for secrets
     trailers = [with_key(choose.choice(TRAILERS), site) for _ in range(6)]
     whole = b"".join(chunked("/public/x", trailer, body=b"\r\n\r\n0\r\n") for trailer in trailers)
@@ -324,7 +324,7 @@ def test_trailers_are_no_headers_however_the_bytes_are_parted(site: Site, alone:
 
 
 @pytest.mark.requirement("S3.8")
-def test_behind_haproxy_that_shares_connections_nobody_is_served_as_another(site: Site, tmp_path: Path) -> None:
+def test_behind_haproxy_with_shared_connections_no_client_is_mistaken_for_another(site: Site, tmp_path: Path) -> None:
     trailers = [with_key(trailer, site) for trailer in (TRAILERS[1], TRAILERS[2], TRAILERS[6])]
     for reuse in ("safe", "always"):
         with haproxy(tmp_path, reuse, site.sidecar.data) as front:
@@ -342,7 +342,7 @@ def test_behind_haproxy_that_shares_connections_nobody_is_served_as_another(site
 
 @contextmanager
 def haproxy(folder: Path, reuse: str, sidecar: Address) -> Iterator[Address]:
-    """HAProxy as it comes, one connection to the sidecar for all of its clients."""
+    """HAProxy with default settings: one connection to the sidecar for all its clients."""
     port = free_port()
     config = folder / f"haproxy-{reuse}.cfg"
     config.write_text(HAPROXY.format(port=port, reuse=reuse, host=sidecar[0], sidecar=sidecar[1]), encoding="utf-8")

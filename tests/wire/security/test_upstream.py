@@ -86,20 +86,20 @@ async def test_a_connection_that_breaks_before_the_answer_is_a_502_within_a_seco
 
 
 @pytest.mark.requirement("R1.1")
-async def test_an_answer_that_does_not_come_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
+async def test_a_missing_response_is_a_504_at_the_timeout(start_sidecar: StartSidecar) -> None:
     async with behind(start_sidecar, silent, settings="answer_timeout: 400ms") as stage:
         assert 0.39 <= await quickest(stage, get(TARGET), 504) < 1
 
 
 @pytest.mark.requirement("R1.1")
-async def test_a_connection_that_does_not_come_about_is_a_504_at_the_set_time(start_sidecar: StartSidecar) -> None:
+async def test_a_connection_attempt_that_times_out_is_a_504(start_sidecar: StartSidecar) -> None:
     with unreachable(listens=True) as url:
         async with behind(start_sidecar, silent, settings="connect_timeout: 400ms", url=url) as stage:
             assert 0.39 <= await quickest(stage, get(TARGET), 504) < 1
 
 
 @pytest.mark.requirement("R1.2")
-async def test_an_answer_killed_midway_is_seen_to_be_broken_and_counted(start_sidecar: StartSidecar) -> None:
+async def test_a_response_cut_off_midway_is_visibly_broken_and_counted(start_sidecar: StartSidecar) -> None:
     async with behind(start_sidecar, half_a_body) as stage:
         client = await stage.client()
         await client.send(get(TARGET))
@@ -115,7 +115,7 @@ async def test_an_answer_killed_midway_is_seen_to_be_broken_and_counted(start_si
 
 @pytest.mark.requirement("R1.3")
 @pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"])
-async def test_a_client_that_hangs_up_ends_the_upstreams_connection(
+async def test_a_client_that_disconnects_ends_the_upstream_connection(
     start_sidecar: StartSidecar, response: bytes
 ) -> None:
     asked = asyncio.Event()
@@ -135,7 +135,7 @@ async def test_a_client_that_hangs_up_ends_the_upstreams_connection(
 
 
 @pytest.mark.requirement("R1.4")
-async def test_no_get_fails_and_no_post_comes_twice_while_idle_connections_are_closed(
+async def test_no_get_fails_and_no_post_arrives_twice_while_idle_connections_are_closed(
     start_sidecar: StartSidecar,
 ) -> None:
     """The upstream closes what was idle for a moment; clients ask just about then, 2,000 times."""

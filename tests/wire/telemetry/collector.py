@@ -30,7 +30,7 @@ class Told:
 
 
 class Collector:
-    """Listens, in a thread of its own, until it is left. status: what every batch is answered with."""
+    """Listens in its own thread inside the context. status: the response to every batch."""
 
     def __init__(self, *, port: int = 0, status: int = 200) -> None:
         self._port, self._status = port, status
@@ -59,12 +59,12 @@ class Collector:
         return f"http://127.0.0.1:{self._port}"
 
     def spans(self) -> list[Told]:
-        """All that have come."""
+        """All received spans."""
         with self._changed:
             return list(self._spans)
 
     def written(self) -> bytes:
-        """All bytes that have come, headers included."""
+        """All received bytes, including headers."""
         with self._changed:
             return b"".join(repr(request).encode() + request[2] for request in self.requests)
 

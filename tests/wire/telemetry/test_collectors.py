@@ -20,7 +20,7 @@ def complaints(sidecar: Sidecar) -> list[str]:
     return [line for line in sidecar.process.stderr.all() if not any(words in line for words in usual)]
 
 
-def test_a_dead_collector_neither_slows_requests_nor_fills_the_log_nor_delays_the_end(
+def test_a_dead_collector_does_not_slow_requests_fill_the_log_or_delay_shutdown(
     start_sidecar: StartSidecar,
 ) -> None:
     port = free_port()
@@ -45,7 +45,7 @@ def test_a_dead_collector_neither_slows_requests_nor_fills_the_log_nor_delays_th
     assert time.monotonic() - began < PATIENCE_SECONDS
 
 
-def test_a_silent_collector_does_not_hold_up_the_end(start_sidecar: StartSidecar) -> None:
+def test_a_silent_collector_does_not_delay_shutdown(start_sidecar: StartSidecar) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sidecar = start_sidecar(
             CONFIG + tracing(f"http://127.0.0.1:{silent.getsockname()[1]}", "sample: 1, timeout: 60s")
@@ -59,7 +59,7 @@ def test_a_silent_collector_does_not_hold_up_the_end(start_sidecar: StartSidecar
             assert time.monotonic() - began < PATIENCE_SECONDS
 
 
-def test_a_collector_that_refuses_is_told_of_once(start_sidecar: StartSidecar) -> None:
+def test_a_refusing_collector_is_reported_once(start_sidecar: StartSidecar) -> None:
     with Collector(status=401) as refusing:
         sidecar = start_sidecar(CONFIG + tracing(refusing.url))
         for number in range(3):

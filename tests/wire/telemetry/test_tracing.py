@@ -1,4 +1,4 @@
-"""Tracing over a real collector: what is told of a request, what the upstream is told, and what is never told."""
+"""Tracing with a real collector: what spans contain, what the upstream gets, and what is never exported."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -110,7 +110,7 @@ def test_a_request_is_a_server_span_and_a_client_span(
     assert parents == [f"00-{server.trace_id}-{client.id}-03"]
 
 
-def test_the_callers_trace_goes_on_and_its_tracestate_is_kept(
+def test_the_callers_trace_continues_and_its_tracestate_is_kept(
     sidecar: Sidecar, key: IssuedKey, collector: Collector, upstream: Upstream
 ) -> None:
     sent = identified("parent", ("traceparent", SAMPLED), ("tracestate", "a=1,b=2"), ("Tracestate", "c=3"))
@@ -122,7 +122,7 @@ def test_the_callers_trace_goes_on_and_its_tracestate_is_kept(
     assert told == [("tracestate", "a=1,b=2"), ("tracestate", "c=3"), ("traceparent", f"00-{TRACE}-{client.id}-01")]
 
 
-def test_a_caller_that_does_not_sample_is_heeded_and_handed_on_as_it_came(
+def test_a_callers_decision_not_to_sample_is_respected_and_passed_on_unchanged(
     sidecar: Sidecar, key: IssuedKey, collector: Collector, upstream: Upstream
 ) -> None:
     sent = identified("unsampled", ("traceparent", UNSAMPLED), ("tracestate", "a=1"))
@@ -160,7 +160,9 @@ def test_a_context_that_cannot_be_read_is_replaced_with_its_tracestate(
     assert told == [("traceparent", f"00-{server.trace_id}-{client.id}-03")]
 
 
-def test_a_later_version_is_read_as_far_as_it_is_known(sidecar: Sidecar, key: IssuedKey, collector: Collector) -> None:
+def test_a_later_version_is_parsed_as_far_as_it_is_known(
+    sidecar: Sidecar, key: IssuedKey, collector: Collector
+) -> None:
     sidecar.ask("GET", "/items/7", identified("later", ("traceparent", f"cc-{TRACE}-{CALLER}-01-more")), key=key)
     assert server_span(collector, "later").trace_id == TRACE
 
@@ -181,9 +183,7 @@ def test_a_refusal_has_its_reason_and_no_client_span(sidecar: Sidecar, key: Issu
         assert child_of(collector, span) == []
 
 
-def test_what_the_sidecar_answers_itself_has_no_client_span(
-    sidecar: Sidecar, key: IssuedKey, collector: Collector
-) -> None:
+def test_the_sidecars_own_responses_have_no_client_span(sidecar: Sidecar, key: IssuedKey, collector: Collector) -> None:
     assert sidecar.ask("GET", "/me", identified("me"), key=key).status == 200
     span = server_span(collector, "me")
     assert (span.name, child_of(collector, span)) == ("GET /me", [])
@@ -219,7 +219,7 @@ def test_an_upstreams_failure_is_an_error_by_its_status(
         assert client.attributes["http.response.status_code"] == status
 
 
-def test_a_method_that_is_not_common_is_told_as_other(sidecar: Sidecar, key: IssuedKey, collector: Collector) -> None:
+def test_an_uncommon_method_is_reported_as_other(sidecar: Sidecar, key: IssuedKey, collector: Collector) -> None:
     sidecar.ask("PROPFIND", "/items/7", identified("method"), key=key)
     span = server_span(collector, "method")
     assert (span.name, span.attributes["http.request.method"]) == ("HTTP", "_OTHER")
@@ -255,7 +255,7 @@ def test_without_tracing_the_context_passes_through_untouched(start_sidecar: Sta
     assert "trace_id" not in sidecar.logged(lambda line: line["path"] == "/items/7")
 
 
-def test_a_share_of_nothing_samples_only_what_a_caller_sampled(
+def test_a_sample_rate_of_zero_only_follows_the_callers_sampling(
     start_sidecar: StartSidecar, collector: Collector, upstream: Upstream
 ) -> None:
     sidecar = start_sidecar(CONFIG + tracing(collector.url, "sample: 0"))
@@ -273,7 +273,7 @@ def test_a_share_of_nothing_samples_only_what_a_caller_sampled(
     ("trusted_proxies", "[127.0.0.1]", True),
     ("anyone", "[]", True),
 ])  # fmt: skip
-def test_whose_context_is_taken_up_can_be_chosen(
+def test_the_trusted_sources_of_a_trace_context_can_be_chosen(
     start_sidecar: StartSidecar, collector: Collector, parent: str, proxies: str, believed: bool
 ) -> None:
     more = tracing(collector.url, f"sample: 1, parent: {parent}") + f"trusted_proxies: {proxies}\n"
@@ -283,7 +283,7 @@ def test_whose_context_is_taken_up_can_be_chosen(
     assert (server_span(collector, name).trace_id == TRACE) == believed
 
 
-def test_what_waits_is_sent_at_the_end_with_the_configured_headers_and_name(
+def test_pending_spans_are_sent_at_the_end_with_configured_headers_and_name(
     start_sidecar: StartSidecar, collector: Collector
 ) -> None:
     more = tracing(collector.url + "/its/own", "sample: 1, service: mine, headers: {Authorization: 'Bearer ${T}'}")

@@ -1,4 +1,4 @@
-"""What changes between two configurations: by what requests get, not by how it is written."""
+"""What changes between two configurations: by the effect on requests, not by the text."""
 
 import random
 from pathlib import Path
@@ -67,7 +67,7 @@ QUOTAS = "quotas: {few: {limit: 3, per: hour}, many: {limit: 9, per: hour}}\n"
 
 
 @pytest.mark.parametrize(("old", "new"), SAME.values(), ids=SAME)
-def test_what_says_the_same_in_other_words_is_no_change(configured: Configured, old: str, new: str) -> None:
+def test_equivalent_settings_are_not_a_change(configured: Configured, old: str, new: str) -> None:
     more = KEYS + SCOPES + QUOTAS
     assert told(configured(old, more), configured(new, more)) == []
     assert told(configured(new, more), configured(old, more)) == []
@@ -133,7 +133,7 @@ def details(found: Change) -> dict[str, tuple[str, str]]:
     return {detail.name: (detail.before, detail.after) for detail in found.details}
 
 
-def test_a_change_names_both_places_and_who_gains_and_loses(configured: Configured) -> None:
+def test_a_change_names_both_locations_and_who_gains_and_loses_access(configured: Configured) -> None:
     found = change(configured(ITEMS), configured("- POST /b: {deny: true}\n- GET /items/**: {scopes: [admin]}\n"))
     assert (found.old.rpartition("/")[2], found.new.rpartition("/")[2]) == ("1.yaml:12", "2.yaml:13")
     assert details(found) == {
@@ -150,14 +150,14 @@ def test_a_scope_that_includes_more_opens_the_routes_of_what_it_includes(configu
     assert details(found[0])["scopes that open it"] == ("read, write", "admin, read, write")
 
 
-def test_a_new_scope_tells_what_it_opens_and_opens_nothing_until_a_key_has_it(configured: Configured) -> None:
+def test_a_new_scope_lists_what_it_opens_and_opens_nothing_until_granted(configured: Configured) -> None:
     new = SCOPES + "  boss: {includes: [write]}\n"
     found = change(configured(ITEMS), configured(ITEMS, KEYS + new))
     assert (found.effect, found.what, found.kind) == ("changes", "scopes.boss", "added")
     assert details(found)["opens"] == ("", "GET /items/**")
 
 
-def test_a_wildcard_counts_where_the_catalogue_gives_it_less(configured: Configured) -> None:
+def test_a_wildcard_counts_even_if_the_catalogue_includes_less(configured: Configured) -> None:
     routes = "- GET /v: {scopes: ['videos:read']}\n"
     renamed = KEYS + SCOPES.replace("videos:", "films:")
     found = compare(configured(routes), configured(routes.replace("videos", "films"), renamed)).changes
@@ -186,7 +186,7 @@ TREATED = {
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), TREATED.values(), ids=TREATED)
-def test_how_requests_are_treated_that_pass_is_told_as_well(
+def test_the_treatment_of_allowed_requests_is_reported_too(
     configured: Configured, old: str, new: str, expected: dict[str, tuple[str, str]]
 ) -> None:
     more = KEYS + QUOTAS + "upstreams: {other: http://127.0.0.1:2}\n"
@@ -241,7 +241,7 @@ def test_no_secret_of_a_configuration_is_shown(configured: Configured) -> None:
     assert (found.effect, found.what) == ("closes", "keys.imported")
 
 
-def test_what_is_only_observed_is_open(configured: Configured) -> None:
+def test_an_observed_route_is_open(configured: Configured) -> None:
     observed = "- GET /items/**: {scopes: [read], mode: observe}\n"
     found = change(configured(ITEMS), configured(observed))
     assert (found.effect, found.what) == ("opens", "GET /items/**")
@@ -320,7 +320,7 @@ def passes(judge: Judge, request: RecordedRequest) -> bool:
     return outcome.reason is None
 
 
-def test_no_request_is_opened_or_closed_without_being_told(configured: Configured) -> None:
+def test_every_opened_or_closed_request_is_reported(configured: Configured) -> None:
     chance, compared = random.Random(7), 0  # noqa: S311 - the same each time
     keys = KEYS.replace("}}", "}, pass_through: [{header: X-Session}]}")
     while compared < 40:

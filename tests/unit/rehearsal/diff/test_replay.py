@@ -70,7 +70,7 @@ def test_requests_whose_outcome_changes_are_counted_by_key_route_and_reason(repl
     assert [example.request_id for example in replay.ordered()[1][1].examples] == ["r0", "r1", "r2"]
 
 
-def test_an_example_holds_no_key_no_query_and_no_more_than_a_line(replay: Replay) -> None:
+def test_an_example_contains_no_key_no_query_and_at_most_one_line(replay: Replay) -> None:
     key = "hv_live_" + "aB3" * 14
     replay.add(recorded(path=f"/items/{key}?token=hidden", request_id=key, time="t" * 5_000))
     [(_, group)] = replay.ordered()
@@ -102,7 +102,7 @@ NOT_JUDGED = {
 
 
 @pytest.mark.parametrize(("why", "requests"), NOT_JUDGED.items(), ids=NOT_JUDGED)
-def test_what_the_log_does_not_tell_is_counted_as_not_judged(
+def test_requests_without_enough_detail_are_counted_as_not_judged(
     replay: Replay, why: str, requests: list[RecordedRequest]
 ) -> None:
     for request in requests:
@@ -122,7 +122,7 @@ PASSED = [
 
 
 @pytest.mark.parametrize("request_", PASSED)
-def test_what_the_policy_had_let_pass_is_judged_so_whatever_came_after(
+def test_a_request_that_the_policy_allowed_counts_as_allowed_despite_later_refusals(
     replay: Replay, request_: RecordedRequest
 ) -> None:
     replay.add(request_)
@@ -130,7 +130,7 @@ def test_what_the_policy_had_let_pass_is_judged_so_whatever_came_after(
     assert replay.disagreements == {}
 
 
-def test_a_log_of_another_configuration_is_told_by_its_outcomes_and_its_hash(configured: Configured) -> None:
+def test_a_log_of_another_configuration_is_recognised_by_outcomes_and_hash(configured: Configured) -> None:
     old = configured(OLD, MORE)
     replay = Replay(old, configured(NEW, MORE))
     replay.add(recorded(scopes=("write",), config=old.sha256[:12]))
@@ -142,7 +142,7 @@ def test_a_log_of_another_configuration_is_told_by_its_outcomes_and_its_hash(con
     assert replay.elsewhere == 2
 
 
-def test_lines_of_a_sample_stand_for_all_that_were_left_out(replay: Replay) -> None:
+def test_lines_of_a_sample_represent_those_left_out(replay: Replay) -> None:
     for _ in range(3):
         replay.add(recorded(sampled=0.1))
     replay.add(recorded(status=429, reason="quota_exceeded"))
@@ -181,7 +181,7 @@ def observed(reason: str, path: str = "/items/1", **values: Any) -> RecordedRequ
     return anonymous(path, 200, would_deny=reason, **values)
 
 
-def test_what_went_on_because_it_was_observed_closes_once_it_is_enforced(configured: Configured) -> None:
+def test_an_observed_request_would_be_refused_once_enforced(configured: Configured) -> None:
     observing = configured(OLD, f"mode: observe\n{MORE}")
     replay = Replay(observing, configured(OLD, MORE))
     config = observing.sha256[:12]
@@ -250,7 +250,7 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     await made.store.close()
 
 
-async def test_the_judge_comes_to_what_the_gate_decides_but_for_quotas(world: World) -> None:
+async def test_the_judge_decides_like_the_gate_except_for_quotas(world: World) -> None:
     keys = [await world.issue(*scopes, tenant="acme") for scopes in ((), ("read",), ("write",))]
     judge, reasons = Judge(world.gate.config), set()
     callers: list[tuple[str, ApiKey | None, dict[str, str]]] = [(text, key, {}) for text, key in keys]

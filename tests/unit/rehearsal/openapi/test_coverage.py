@@ -1,4 +1,4 @@
-"""What a document and a configuration say otherwise, each finding with both places."""
+"""Differences between a document and a configuration, each finding with both locations."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def needs(*scopes: str) -> Any:
 READ = {"get": needs("read")}
 
 
-def test_where_both_say_the_same_nothing_is_found(tmp_path: Path) -> None:
+def test_equal_documents_have_no_findings(tmp_path: Path) -> None:
     paths = {
         "/items/{id}": {**READ, "put": needs("write"), "delete": {"security": [{"oauth": ["admin", "other"]}]}},
         "/login": {"post": {"security": []}},
@@ -124,7 +124,7 @@ SECURITY = {
 
 
 @pytest.mark.parametrize(("operation", "policy", "expected"), SECURITY.values(), ids=SECURITY)
-def test_security_that_says_otherwise_is_found(operation: Any, policy: str, expected: str, tmp_path: Path) -> None:
+def test_differing_security_is_found(operation: Any, policy: str, expected: str, tmp_path: Path) -> None:
     findings = found(tmp_path, {"/a": {"get": operation}}, f"GET /a: {policy}")
     assert messages(findings, tmp_path) == [f"security: `GET /a`: {expected}"]
 
@@ -133,7 +133,7 @@ def test_what_a_scope_includes_counts(tmp_path: Path) -> None:
     assert found(tmp_path, {"/a": {"get": needs("read", "write", "admin")}}, "GET /a: {scopes: [read]}") == []
 
 
-def test_a_scope_that_the_catalogue_has_not_is_told_once(tmp_path: Path) -> None:
+def test_an_unknown_scope_is_reported_once(tmp_path: Path) -> None:
     paths = {f"/{name}": {"get": needs("gone")} for name in "abc"}
     findings = found(tmp_path, paths, "'GET /{x}': {scopes: [read]}")
     assert [finding.kind for finding in findings] == ["security"]
@@ -172,7 +172,7 @@ def test_one_route_for_both_operations_is_not_ambiguous(tmp_path: Path) -> None:
     assert found(tmp_path, paths, "GET /**: {scopes: [read]}") == []
 
 
-def test_a_route_for_a_part_of_an_operation_is_held_against_it(tmp_path: Path) -> None:
+def test_a_route_for_part_of_an_operation_is_compared_with_it(tmp_path: Path) -> None:
     routes = "GET /files/**: {scopes: [read]}, 'GET /files/{name}': {public: true}"
     kinds = [finding.kind for finding in found(tmp_path, {"/files/{path}": READ}, routes)]
     assert "security" in kinds
@@ -180,12 +180,12 @@ def test_a_route_for_a_part_of_an_operation_is_held_against_it(tmp_path: Path) -
     assert "security" not in [finding.kind for finding in found(tmp_path, own, routes)]
 
 
-def test_credentials_that_are_not_keys_are_the_services_matter(tmp_path: Path) -> None:
+def test_credentials_that_are_not_keys_are_left_to_the_service(tmp_path: Path) -> None:
     settings = "keys: {pass_through: [{header: X-Session}]}\n"
     assert found(tmp_path, {"/a": READ}, "GET /a: {pass_through: only}", settings) == []
 
 
-def test_what_is_read_otherwise_than_written_is_a_note(tmp_path: Path) -> None:
+def test_values_read_differently_than_written_are_notes(tmp_path: Path) -> None:
     paths = {"/files/{path}": READ, "/{a}": READ, "/{b}": READ}
     findings = found(tmp_path, paths, "GET /**: {scopes: [read]}")
     assert [finding.is_warning for finding in findings] == [False, False]
@@ -193,7 +193,7 @@ def test_what_is_read_otherwise_than_written_is_a_note(tmp_path: Path) -> None:
     assert ": note: `GET /files/{path}`: `{path}` may contain slashes" in str(findings[0])
 
 
-def test_a_document_of_another_base_path_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_document_with_another_base_path_is_reported(tmp_path: Path) -> None:
     servers = [{"url": "https://api.example.com/v1"}]
     findings = found(tmp_path, {"/a": READ}, "GET /a: {scopes: [read]}", servers=servers)
     assert "name it with --base-path" in messages(findings, tmp_path)[0]

@@ -1,4 +1,4 @@
-"""What is read of a document: every operation, below the right path, with what it demands."""
+"""What is read from a document: every operation, with its path and requirements."""
 
 import json
 from typing import Any
@@ -88,7 +88,7 @@ def test_the_nearest_servers_count_and_a_given_base_path_before_all() -> None:
     assert names(described(written, "/")) == ["GET /a", "PUT /a", "GET /b"]
 
 
-def test_webhooks_and_callbacks_are_no_operations() -> None:
+def test_webhooks_and_callbacks_are_not_operations() -> None:
     operation: Any = {"callbacks": {"done": {"{$request.body#/url}": {"post": {}}}}}
     found = described(document({"/a": {"get": operation}}, webhooks={"new": {"post": {}}}))
     assert names(found) == ["GET /a"]
@@ -113,7 +113,7 @@ def test_references_within_the_document_are_followed() -> None:
     assert found.operations[0].tag == "Items"
 
 
-def test_references_that_lead_nowhere_are_said() -> None:
+def test_dangling_references_are_reported() -> None:
     paths = {"/a": GET, "/b": {"$ref": "b.yaml"}, "/c": {"get": {"$ref": "c.yaml"}}, "/d": {"$ref": "#/paths/none"}}
     found = described(document(paths, security=[]))
     assert names(found) == ["GET /a", "GET /c"]
@@ -121,7 +121,7 @@ def test_references_that_lead_nowhere_are_said() -> None:
         "`/d`: `#/paths/none` is not in the document",
         "the reference `b.yaml`, and 1 other: other files are not read; bundle the document into one",
     ]
-    # What is in another file may well need a key.
+    # An operation in another file may need a key.
     assert [operation.public for operation in found.operations] == [True, False]
 
 
@@ -151,7 +151,7 @@ def test_the_security_of_an_operation_is_its_own_or_the_documents(
     assert (found.security, found.public) == (alternatives, public)
 
 
-def test_a_scheme_that_is_not_defined_is_said() -> None:
+def test_an_undefined_scheme_is_reported() -> None:
     written = document({"/a": {"get": {"security": [{"mistyped": []}]}}})
     assert remarks(written) == ["'mistyped' is not a security scheme of the document"]
     assert not described(written).operations[0].public
@@ -169,11 +169,11 @@ def test_a_path_parameter_may_hold_slashes_by_its_pattern() -> None:
 @pytest.mark.parametrize(
     ("path", "tag"), [("/v1/users/{id}", "users"), ("/api/2024-01-01/Accounts.json", "Accounts"), ("/{id}", "api")]
 )
-def test_an_operation_without_a_tag_is_about_what_its_path_names(path: str, tag: str) -> None:
+def test_an_operation_without_a_tag_is_grouped_by_its_path(path: str, tag: str) -> None:
     assert described(document({path: GET})).operations[0].tag == tag
 
 
-def test_what_no_route_can_match_is_said() -> None:
+def test_operations_that_no_route_can_match_are_reported() -> None:
     found = described(document({"/a": {"trace": {}, "get": {}, "gett": {}}, "b": GET}))
     assert names(found) == ["GET /a", "GET /b"]
     assert [problem.message for problem in found.remarks] == [
@@ -218,7 +218,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "expected"), WRONG.values(), ids=WRONG)
-def test_all_that_is_wrong_is_told_at_once(text: str, expected: list[str]) -> None:
+def test_all_errors_are_reported_at_once(text: str, expected: list[str]) -> None:
     found = [problem.removeprefix("api.yaml:") for problem in problems(text)]
     assert [problem for problem in found if problem in expected] == expected
 
@@ -231,7 +231,7 @@ def test_a_document_has_no_end_of_operations() -> None:
         description_of(text.encode(), "api.json")
 
 
-def test_schemes_are_told_with_what_they_are() -> None:
+def test_schemes_are_listed_with_their_kind() -> None:
     schemes = {**OAUTH, "b": {"type": "http", "scheme": "bearer"}, "o": {"type": "openIdConnect"}}
     found = described({"openapi": "3.1.0", "paths": {"/a": GET}, "components": {"securitySchemes": schemes}})
     assert [(scheme.name, scheme.kind) for scheme in found.schemes] == [

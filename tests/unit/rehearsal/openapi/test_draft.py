@@ -160,7 +160,7 @@ def test_paths_that_a_router_takes_for_one_are_one_route(tmp_path: Path) -> None
     assert "# get_token, refresh_token" in text
 
 
-def test_head_has_a_route_of_its_own_only_where_it_demands_something_else(tmp_path: Path) -> None:
+def test_head_has_its_own_route_only_if_its_requirements_differ(tmp_path: Path) -> None:
     item = {"get": {"security": [{"oauth": ["read"]}]}, "head": {"security": [{"oauth": ["read"]}]}}
     other = {**item, "head": {"security": []}}
     _, config, warnings = drafted(tmp_path, described(document({"/a": item, "/b": other})))
@@ -179,7 +179,7 @@ def test_head_is_not_opened_by_a_public_route_for_get_below_it(tmp_path: Path) -
     assert warnings == []
 
 
-def test_silence_about_security_is_no_permission(tmp_path: Path) -> None:
+def test_missing_security_does_not_make_an_operation_public(tmp_path: Path) -> None:
     text, config, _ = drafted(tmp_path, described({"openapi": "3.1.0", "paths": {"/a": {"get": {}, "put": {}}}}))
     assert policies(config) == {"GET /a": ["a:read"], "PUT /a": ["a:write"]}
     assert "# The document says nothing about security: scopes are named by tags, and no route is public." in text
@@ -204,7 +204,7 @@ def test_tags_never_take_the_name_of_a_scope_or_of_another_tag(tmp_path: Path) -
     assert warnings == []
 
 
-def test_text_of_the_document_stays_text(tmp_path: Path) -> None:
+def test_text_from_the_document_is_never_code(tmp_path: Path) -> None:
     odd = 'x ${HOME} $$ "quoted" \\ # no comment\n- GET /evil: {public: true}\u2028\x1b[31m'
     schemes = {"o": {"type": "oauth2", "flows": {"x": {"scopes": {"yes": odd, "${HOME}": odd, "1e3": odd}}}}}
     operation = {"operationId": odd, "security": [{"o": ["yes", "${HOME}", "1e3"]}], "tags": [odd]}

@@ -1,4 +1,4 @@
-"""Path templates become the nearest pattern that matches all of their paths, and what is wider is said."""
+"""Path templates become the nearest pattern that matches all of their paths, with a remark if it is wider."""
 
 import pytest
 from hypothesis import given
@@ -50,13 +50,13 @@ WIDER = {
 
 
 @pytest.mark.parametrize(("text", "pattern"), EXACT.items(), ids=list(EXACT))
-def test_what_a_pattern_can_say_is_said(text: str, pattern: str) -> None:
+def test_templates_that_a_pattern_can_express_are_exact(text: str, pattern: str) -> None:
     template = template_of(text)
     assert (str(template.pattern), template.remarks) == (pattern, ())
 
 
 @pytest.mark.parametrize(("text", "pattern", "remark"), [(text, *wider) for text, wider in WIDER.items()], ids=WIDER)
-def test_what_it_cannot_say_is_widened_with_a_remark(text: str, pattern: str, remark: str) -> None:
+def test_inexpressible_paths_are_widened_with_a_remark(text: str, pattern: str, remark: str) -> None:
     template = template_of(text)
     assert str(template.pattern) == pattern
     assert [told for told in template.remarks if remark in told]

@@ -1,4 +1,4 @@
-"""A file of policy tests beside a configuration, and what `sidecar test` says of it."""
+"""A file of policy tests next to a configuration, and the result of `sidecar test`."""
 
 import os
 from pathlib import Path
@@ -49,7 +49,7 @@ keys:
   writer: {scopes: [write], tenant: acme, plan: pro}
   tester: {scopes: [read], environment: test}
 """
-"""Five lines: what is appended to it begins in line 6."""
+"""Five lines: appended text begins in line 6."""
 
 
 class Place:
@@ -82,7 +82,7 @@ class Place:
         return [(one.what, one.expected, one.got) for result in self.run(text) for one in result.differences]
 
     def problems(self, text: str | bytes, *, head: str = KEYS) -> list[str]:
-        """The lines that a wrong file is answered with, the folder's name left out."""
+        """The error lines of an invalid file, without the folder's name."""
         try:
             self.read(text, head=head)
         except ConfigError as error:

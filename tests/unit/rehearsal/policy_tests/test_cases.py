@@ -1,4 +1,4 @@
-"""What becomes of a case: the gate's decision, and what was expected beside it."""
+"""The result of a case: the gate's decision, compared with the expectation."""
 
 from base64 import b64encode
 
@@ -39,7 +39,7 @@ tables:
 
 
 @pytest.mark.parametrize("wrong", ["unknown", "mistyped", "cut"])
-def test_a_wrong_key_is_an_invalid_one(place: Place, wrong: str) -> None:
+def test_a_wrong_key_is_invalid(place: Place, wrong: str) -> None:
     assert place.passes(f"cases: [GET /items as {wrong}: invalid_key, GET /open as {wrong}: invalid_key]") == 2
 
 
@@ -68,7 +68,7 @@ cases:
     assert place.passes(text) == 9
 
 
-def test_a_key_is_presented_as_a_case_spoils_it(place: Place) -> None:
+def test_a_key_is_presented_with_the_cases_corruption(place: Place) -> None:
     text = """\
 cases:
   - {request: GET /items, key: reader, headers: {Authorization: "Bearer {key}"}, expect: allow}
@@ -90,7 +90,7 @@ cases:
         ("{query: api_key}", "GET /items?api_key={key} as reader"),
     ],
 )
-def test_a_key_goes_where_the_configuration_looks_and_is_never_shown(place: Place, source: str, case: str) -> None:
+def test_a_key_is_sent_where_the_configuration_looks_and_is_never_shown(place: Place, source: str, case: str) -> None:
     config = place.config.read_text(encoding="utf-8").replace("{header: Authorization, scheme: Bearer}", source)
     place.config.write_text(config, encoding="utf-8")
     assert place.passes(f"cases: [{{request: '{case}', expect: allow}}]") == 1
@@ -115,7 +115,7 @@ tables: [{keys: [none, reader], requests: {GET /items: [missing_credential, malf
     assert place.passes(text) == 2
 
 
-def test_time_goes_as_far_as_it_can_be_written(place: Place) -> None:
+def test_time_ends_where_rfc_3339_does(place: Place) -> None:
     text = """\
 now: 2999-12-31T23:59:59Z
 groups:
@@ -143,7 +143,7 @@ cases:
     assert place.passes(text) == 3
 
 
-def test_what_the_service_gets_is_compared(place: Place) -> None:
+def test_the_services_request_is_compared(place: Place) -> None:
     text = """\
 cases:
   - request: GET /live/x as writer
@@ -163,7 +163,7 @@ cases:
     assert place.passes(text) == 3
 
 
-def test_what_the_client_gets_is_compared(place: Place) -> None:
+def test_the_clients_response_is_compared(place: Place) -> None:
     text = """\
 cases:
   - GET /me as reader:
@@ -206,7 +206,7 @@ cases:
     assert place.passes(text) == 9
 
 
-def test_cases_of_a_sequence_go_on_and_all_others_begin_anew(place: Place) -> None:
+def test_cases_of_a_sequence_share_state_and_all_others_start_fresh(place: Place) -> None:
     text = """\
 groups:
   - name: one after the other
@@ -261,7 +261,7 @@ groups:
     assert place.passes(text) == 6
 
 
-def test_a_case_is_at_its_own_time_wherever_the_clock_was_before(place: Place) -> None:
+def test_a_case_runs_at_its_own_time_regardless_of_earlier_cases(place: Place) -> None:
     text = """\
 now: 2026-06-01T12:20:00Z
 cases:
@@ -271,7 +271,7 @@ cases:
     assert place.passes(text) == 2
 
 
-def test_all_that_differs_is_shown_without_the_key(place: Place) -> None:
+def test_all_differences_are_shown_without_the_key(place: Place) -> None:
     text = """\
 cases:
   - GET /items as reader:
@@ -383,7 +383,7 @@ def test_a_refusal_that_is_only_observed_is_expected_as_such(place: Place) -> No
     assert place.passes(IDLE + OBSERVED) == 6
 
 
-def test_where_an_observed_refusal_was_not_expected_the_failure_names_it_and_why_it_goes_on(place: Place) -> None:
+def test_an_unexpected_observed_refusal_is_named_with_why_it_is_forwarded(place: Place) -> None:
     observing(place)
     cases = """\
 cases:

@@ -32,7 +32,7 @@ def test_tests_that_reach_everything_leave_nothing(place: Place) -> None:
     assert (covered.percent, covered.reached) == (100.0, covered.total)
 
 
-def test_each_case_that_is_taken_away_leaves_what_it_alone_reached(place: Place) -> None:
+def test_removing_a_case_uncovers_only_what_it_alone_covered(place: Place) -> None:
     begin, *lines = EVERYTHING.splitlines()
     for gone, line in enumerate(lines):
         covered = place.coverage("\n".join([IDLE + begin, *lines[:gone], *lines[gone + 1 :], ""]))
@@ -54,7 +54,7 @@ def test_a_gap_is_named_with_its_line(place: Place) -> None:
     assert ("reason", "key_not_accepted") not in found, "no route of this configuration refuses all keys"
 
 
-def test_what_is_only_observed_is_reached_as_a_refusal_and_lets_nobody_through(place: Place) -> None:
+def test_an_observed_refusal_is_covered_as_a_refusal(place: Place) -> None:
     text = place.config.read_text(encoding="utf-8").replace("GET /items/**: {", "GET /items/**: {mode: observe, ")
     place.config.write_text(text, encoding="utf-8")
     covered = place.coverage(f"{IDLE}cases: [GET /items as idle: allow, GET /items: allow]\n")

@@ -30,7 +30,7 @@ TESTS = sorted(EXAMPLES.glob("*.tests.yml"))
 
 
 @pytest.mark.parametrize("text", [block.text for block in blocks(PAGE, "yml")])
-def test_a_fragment_of_the_guide_is_taken(text: str) -> None:
+def test_a_fragment_from_the_guide_is_valid(text: str) -> None:
     root = read_table(text.encode(), "guide")
     report = Report(root.place)
     assert decode(root, Document, report, {}) is not None

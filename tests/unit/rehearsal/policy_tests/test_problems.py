@@ -1,4 +1,4 @@
-"""A file of tests that is wrong is told so: every mistake at once, each with its line, and never a traceback."""
+"""An invalid file of tests: all errors at once, each with its line, and never a traceback."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from sidecar.config.yaml_tree import read_nodes, read_table
 from tests.unit.rehearsal.policy_tests.conftest import Place
 
 
-def test_every_mistake_is_told_at_once_with_its_place_and_what_was_meant(place: Place) -> None:
+def test_all_errors_are_reported_at_once_with_location_and_suggestion(place: Place) -> None:
     text = """\
 cases:
   - GET /items as raeder: allow
@@ -33,7 +33,7 @@ tables:
     assert "has 1 word for 2 keys" in told and "leave out `as …`" in told and "missing: write `expect: allow`" in told
 
 
-def test_a_key_that_could_not_be_issued_is_none_to_test_with(place: Place) -> None:
+def test_a_key_that_could_not_be_issued_cannot_be_used_in_a_test(place: Place) -> None:
     keys = "  none: {}\n  odd: {environment: prod, quotas: {fwe: 1}}\n  idle: {status: idle}\n"
     head = f"config: sidecar.yaml\nkeys:\n{keys}"
     found = place.problems("cases: [GET /items as odd: allow]", head=head)
@@ -103,7 +103,7 @@ def test_a_malformed_file_is_one_line_of_error(place: Place, text: str, told: st
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe\x00\x01", b"\x00", bytes(range(256)), b"\x7fELF\x02\x01\x01"])
-def test_what_is_no_text_is_told_so(place: Place, text: bytes) -> None:
+def test_input_that_is_not_text_is_reported(place: Place, text: bytes) -> None:
     [problem] = place.problems(text)
     assert "is not UTF-8" in problem or "does not allow" in problem or "control characters" in problem
 
@@ -129,13 +129,13 @@ def test_lists_of_words_may_be_repeated_by_an_alias(place: Place) -> None:
     assert place.passes(text) == 4
 
 
-def test_a_configuration_that_is_wrong_or_missing_is_told_by_its_own_lines(place: Place) -> None:
+def test_a_wrong_or_missing_configuration_is_reported_with_its_own_errors(place: Place) -> None:
     assert "missing.yaml: cannot be read" in place.problems("cases: [GET /x: allow]", head="config: missing.yaml\n")[0]
     place.config.write_text("listen: nowhere\n", encoding="utf-8")
     assert place.problems("cases: [GET /x: allow]")[0].startswith("sidecar.yaml:")
 
 
-def test_variables_of_the_configuration_stand_in_the_file(place: Place) -> None:
+def test_variables_are_expanded_in_the_file(place: Place) -> None:
     config = place.config.read_text(encoding="utf-8")
     place.config.write_text(config.replace("http://127.0.0.1:2", "${BILLING}"), encoding="utf-8")
     assert any("BILLING is not set" in problem for problem in place.problems("cases: [GET /open: allow]"))

@@ -51,7 +51,7 @@ def test_no_set_is_smaller(catalogue: Catalogue, demands: Sequence[Policy], held
 
 
 @given(catalogues, st.lists(policies, min_size=2, max_size=5), held)
-def test_the_order_of_what_is_asked_changes_nothing(
+def test_the_order_of_requirements_and_scopes_does_not_matter(
     catalogue: Catalogue, demands: Sequence[Policy], held: Sequence[str]
 ) -> None:
     one = ScopeSets(catalogue, demands).smallest(held, needs_of(demands))
@@ -60,7 +60,7 @@ def test_the_order_of_what_is_asked_changes_nothing(
 
 
 @given(catalogues, st.lists(policies, max_size=6), held, st.integers(0, 3))
-def test_what_is_found_in_few_steps_lets_all_pass_and_tells_how_small_a_set_could_be(
+def test_an_early_result_lets_all_requests_pass_and_gives_a_lower_bound(
     catalogue: Catalogue, demands: Sequence[Policy], held: Sequence[str], steps: int
 ) -> None:
     found = ScopeSets(catalogue, demands, most_steps=steps).smallest(held, needs_of(demands))
@@ -105,7 +105,7 @@ ROUTES = (any_of("read", "write"), any_of("write"), any_of("admin"), any_of("adm
         pytest.param(("read",), (Policy(public=True, any_scopes=frozenset({"audit"})),), (), id="a-public-route"),
     ],
 )  # fmt: skip
-def test_the_narrowest_is_taken(held: Sequence[str], used: Sequence[Policy], names: Sequence[str]) -> None:
+def test_the_narrowest_is_chosen(held: Sequence[str], used: Sequence[Policy], names: Sequence[str]) -> None:
     found = ScopeSets(CATALOGUE, ROUTES).smallest(held, needs_of(used))
     assert found is not None and found.names == tuple(names)
 
@@ -130,7 +130,7 @@ def test_a_scope_is_used_where_no_narrower_one_gives_what_is_needed(
     assert ScopeSets(CATALOGUE, ROUTES).used(held, frozenset(needed)) == tuple(used)
 
 
-def test_a_hard_choice_ends_soon_and_says_that_it_may_not_be_the_smallest() -> None:
+def test_a_hard_search_ends_early_and_says_that_the_set_may_not_be_minimal() -> None:
     names = [f"s{number}" for number in range(60)]
     demands: Needs = needs_of(
         any_of(*(names[(start + step) % 60] for step in (0, 1, 7, 13, 29, 31))) for start in range(60)

@@ -1,4 +1,4 @@
-"""From recorded requests to what keys could do without."""
+"""From recorded requests to rights that keys do not need."""
 
 import asyncio
 import secrets
@@ -107,7 +107,7 @@ SCOPES = ("read", "write", "admin", "bills", "videos:list", "videos:cut", "*", "
     tenant=st.sampled_from(("acme", "*", None)),
     asked=st.lists(st.tuples(METHODS, PATHS), min_size=1, max_size=8, unique=True),
 )
-def test_all_that_the_gate_has_let_pass_it_lets_pass_with_the_suggested_scopes(
+def test_the_suggested_scopes_allow_every_request_that_was_allowed(
     config: Config, scopes: Sequence[str], tenant: str | None, asked: Sequence[tuple[str, str]]
 ) -> None:
     key = an_old_key(*scopes, tenant=tenant)
@@ -146,12 +146,12 @@ def test_a_key_is_narrowed_to_what_it_used(config: Config) -> None:
     assert (found.used, found.unused, found.requests, found.smallest) == (("admin",), ("bills", "videos:*"), 30, True)
 
 
-def test_a_key_that_needs_all_it_holds_fits(config: Config) -> None:
+def test_a_key_that_needs_all_its_scopes_is_not_over_privileged(config: Config) -> None:
     key = an_old_key("read")
     assert suggested(config, key, [request(key)] * 30).verdict == "fits"
 
 
-def test_a_wildcard_becomes_the_scopes_that_it_stands_for(config: Config) -> None:
+def test_a_wildcard_becomes_the_scopes_that_it_includes(config: Config) -> None:
     key = an_old_key("videos:*")
     both = [request(key, path="/videos/1")] * 30
     assert suggested(config, key, both).needed == ("videos:cut",)
@@ -161,7 +161,7 @@ def test_a_wildcard_becomes_the_scopes_that_it_stands_for(config: Config) -> Non
     assert (found.verdict, found.needed) == ("narrow", ("videos:cut", "videos:list"))
 
 
-def test_what_was_refused_for_lack_of_a_scope_is_told_and_not_granted(config: Config) -> None:
+def test_requests_refused_for_a_missing_scope_are_reported_and_not_granted(config: Config) -> None:
     key = an_old_key("bills", "read")
     refused = [request(key, "POST", status=403, reason="insufficient_scope")] * 12
     found = suggested(config, key, [*[request(key)] * 30, *refused])
@@ -170,14 +170,14 @@ def test_what_was_refused_for_lack_of_a_scope_is_told_and_not_granted(config: Co
     assert (lack.route, lack.lacks, lack.count) == ("POST /items/**", ("write",), 12)
 
 
-def test_a_refusal_that_a_scope_granted_since_would_prevent_is_not_told(config: Config) -> None:
+def test_a_refusal_already_fixed_by_a_granted_scope_is_not_reported(config: Config) -> None:
     key = an_old_key("write")
     refused = [request(key, "POST", status=403, reason="insufficient_scope")] * 12
     assert suggested(config, key, [*[request(key)] * 30, *refused]).refused == ()
 
 
 @pytest.mark.parametrize("reason", sorted(Reason))
-def test_what_the_policy_let_pass_counts_whatever_became_of_it(config: Config, reason: Reason) -> None:
+def test_an_allowed_request_counts_whatever_its_response(config: Config, reason: Reason) -> None:
     key = an_old_key("admin")
     after = {Reason.QUOTA_EXCEEDED, Reason.LIMITER_UNAVAILABLE, Reason.UPSTREAM_BUSY, Reason.UPSTREAM_INVALID,
              Reason.UPSTREAM_TIMEOUT, Reason.UPSTREAM_UNREACHABLE, Reason.LOOP_DETECTED, Reason.INTERNAL,
@@ -186,7 +186,7 @@ def test_what_the_policy_let_pass_counts_whatever_became_of_it(config: Config, r
     assert found.requests == (1 if reason in after else 0)
 
 
-def test_what_went_on_while_it_was_observed_is_told_as_a_refusal_and_proves_no_need(config: Config) -> None:
+def test_an_observed_request_is_reported_as_a_refusal_and_proves_no_need(config: Config) -> None:
     key = an_old_key("read", "bills")
     passed = [request(key)] * 30
     observed = [request(key, "POST", would_deny="insufficient_scope")] * 12
@@ -207,7 +207,7 @@ def test_what_went_on_while_it_was_observed_is_told_as_a_refusal_and_proves_no_n
         ("all_scopes: [bills], scopes: [read, write]", "bills and read or write"),
     ],
 )
-def test_of_several_scopes_it_is_told_whether_one_is_enough(tmp_path: Path, demands: str, missing: str) -> None:
+def test_it_is_reported_whether_one_of_several_scopes_is_enough(tmp_path: Path, demands: str, missing: str) -> None:
     config = loaded(tmp_path, YAML + f"  - GET /x: {{{demands}}}\n")
     key = an_old_key()
     [lack] = of_totals(config, key, total(key, "GET /x", 3, reason="insufficient_scope")).refused
@@ -227,7 +227,7 @@ def test_a_route_on_which_all_was_observed_let_nothing_pass(config: Config) -> N
     assert "GET /shared" not in idle
 
 
-def test_requests_that_would_be_refused_today_are_left_out_and_told(config: Config) -> None:
+def test_requests_that_would_be_refused_now_are_skipped_and_reported(config: Config) -> None:
     key = an_old_key("read", "bills")
     gone = [request(key, path=path) for path in ("/nowhere", "/o/other/x", "/closed/1")]
     found = suggested(config, key, [*[request(key)] * 30, *gone])
@@ -267,14 +267,14 @@ def test_it_is_too_early_to_say(config: Config, values: dict[str, int], number: 
         (NOW_US - 2 * DAY, "undecided", "last used 2027-01-13, of which there is no record"),
     ],
 )
-def test_a_key_without_a_request_is_to_be_reviewed(
+def test_a_key_without_requests_should_be_reviewed(
     config: Config, last_used_at: int | None, verdict: str, why: str
 ) -> None:
     found = suggested(config, an_old_key("read", last_used_at=last_used_at), [])
     assert (found.verdict, found.why) == (verdict, why)
 
 
-def test_in_a_sample_nothing_is_taken_for_unused(config: Config) -> None:
+def test_in_a_sample_nothing_counts_as_unused(config: Config) -> None:
     key = an_old_key("admin", "bills")
     sample = [request(key, sampled=0.1)] * 30
     found = suggested(config, key, sample)
@@ -282,13 +282,13 @@ def test_in_a_sample_nothing_is_taken_for_unused(config: Config) -> None:
     assert suggested(config, key, sample, complete=True).verdict == "narrow"
 
 
-def test_a_present_sample_says_nothing_of_older_lines(config: Config, tmp_path: Path) -> None:
+def test_the_current_sample_rate_says_nothing_about_older_lines(config: Config, tmp_path: Path) -> None:
     sampling = loaded(tmp_path, YAML + "access_log: {sample_successes: 0.5}\n")
     key = an_old_key("admin")
     assert suggested(sampling, key, [request(key, config=None)] * 30).verdict == "undecided"
 
 
-def test_what_the_rules_for_keys_forbid_is_not_suggested(config: Config, tmp_path: Path) -> None:
+def test_forbidden_values_are_not_suggested(config: Config, tmp_path: Path) -> None:
     strict = loaded(tmp_path, YAML.replace("keys:\n", "keys:\n  require: [scopes]\n"))
     key = an_old_key("bills")
     public = [request(key, path="/public/1")] * 30
@@ -305,25 +305,25 @@ def every(seconds: float, number: int, key: ApiKey, path: str = "/videos/1") -> 
     return [request(key, path=path, at=start + int(at * seconds * 1_000_000)) for at in range(number)]
 
 
-def test_a_quota_far_above_the_use_of_a_key_is_told_with_the_most_that_was_used(config: Config) -> None:
+def test_a_quota_far_above_a_keys_use_is_reported_with_its_peak(config: Config) -> None:
     key = an_old_key("videos:list")
     fits = {one.quota: one for one in suggested(config, key, every(61, 40, key)).quotas}
     assert (fits["minutely"].fit, fits["minutely"].limit, fits["minutely"].most) == ("far_above", 100, 1)
     assert (fits["daily"].limit, fits["daily"].most, fits["daily"].requests) == (1000, 80, 40)
 
 
-def test_a_quota_that_is_used_or_has_no_limit_is_not_told(config: Config) -> None:
+def test_a_used_or_unlimited_quota_is_not_reported(config: Config) -> None:
     key = an_old_key("videos:list", plan="endless")
     assert suggested(config, key, every(1, 40, key)).quotas == ()
 
 
-def test_a_window_that_slides_holds_no_more_than_two_of_the_clock(config: Config) -> None:
+def test_a_sliding_window_contains_at_most_two_clock_windows(config: Config) -> None:
     key = an_old_key()
     fits = {one.quota: one.most for one in suggested(config, key, every(3600, 30, key, "/shared")).quotas}
     assert fits == {"sliding": 30}
 
 
-def test_a_quota_that_refuses_a_tenth_is_told(config: Config) -> None:
+def test_a_quota_that_refuses_a_tenth_of_requests_is_reported(config: Config) -> None:
     key = an_old_key("videos:list")
     refused = [request(key, path="/videos/1", status=429, reason="quota_exceeded")] * 10
     fits = suggested(config, key, [*every(1, 90, key), *refused]).quotas
@@ -348,7 +348,7 @@ def test_of_the_quotas_of_a_route_only_the_one_that_the_log_names_has_refused(
 # Routes, and keys that are not known.
 
 
-def test_routes_on_which_nothing_passed_are_told_with_what_was_refused(config: Config) -> None:
+def test_routes_without_allowed_requests_are_reported_with_their_refusals(config: Config) -> None:
     key = an_old_key("read")
     requests = [request(key), request(None, path="/public/1"), request(None, "POST", status=401, reason="no_route")]
     use = used(config, [key], requests)
@@ -368,7 +368,7 @@ def test_routes_on_which_nothing_passed_are_told_with_what_was_refused(config: C
     assert list(Suggestions(config, sample, now=NOW_US).idle_routes(use)) == []
 
 
-def test_a_log_alone_tells_of_keys_what_new_lines_say(config: Config) -> None:
+def test_without_a_store_the_log_provides_the_keys_scopes(config: Config) -> None:
     use, key = Use(config, from_log=True), an_old_key()
     old = request(key, config=None)
     lines = [old, *[request(key, scopes=("admin", "bills"), tenant="acme")] * 30]
@@ -379,7 +379,7 @@ def test_a_log_alone_tells_of_keys_what_new_lines_say(config: Config) -> None:
     assert Suggestions(config, record, now=NOW_US).of_key(known, use.of(known.id)).needed == ("read",)
 
 
-def test_a_request_that_cannot_be_read_again_counts_for_its_route(config: Config) -> None:
+def test_a_request_that_cannot_be_replayed_counts_for_its_route(config: Config) -> None:
     hidden = [request(None, path="/items/" + "x" * 2048, route=name) for name in ("GET /shared", "GET /gone", None)]
     assert dict(used(config, [], hidden).routes) == {"GET /shared": 1}
 
@@ -405,7 +405,7 @@ def of_totals(config: Config, key: ApiKey, *totals: UsageTotal) -> KeySuggestion
     return Suggestions(config, Record(since=NOW_US - 90 * DAY, until=NOW_US), now=NOW_US).of_key(key, use.of(key.id))
 
 
-def test_counts_say_the_same_of_scopes(config: Config) -> None:
+def test_counts_lead_to_the_same_scopes(config: Config) -> None:
     key = an_old_key("admin", "bills")
     lost = total(key, "GET /gone", 4)
     lack = total(key, "GET /videos/**", 3, reason="insufficient_scope")
@@ -414,7 +414,7 @@ def test_counts_say_the_same_of_scopes(config: Config) -> None:
     assert [(one.route, one.count) for one in found.refused] == [("GET /videos/**", 3)]
 
 
-def test_counts_say_what_went_on_while_it_was_observed_and_proves_no_need(config: Config) -> None:
+def test_counts_of_observed_requests_prove_no_need_for_scopes(config: Config) -> None:
     key = an_old_key("read", "bills")
     passed = total(key, "GET /items/**", 30)
     observed = total(key, "POST /items/**", 12, reason="would_deny:insufficient_scope")
@@ -444,7 +444,9 @@ def test_counts_say_what_went_on_while_it_was_observed_and_proves_no_need(config
         ("GET /shared", 20, 50, {}),
     ],
 )
-def test_counts_bound_what_a_period_held(config: Config, route: str, hour: int, day: int, most: dict[str, int]) -> None:
+def test_counts_limit_the_peak_of_a_quotas_period(
+    config: Config, route: str, hour: int, day: int, most: dict[str, int]
+) -> None:
     key = an_old_key("videos:list")
     found = of_totals(config, key, total(key, route, 1000, hour=hour, day=day))
     assert {one.quota: one.most for one in found.quotas} == most

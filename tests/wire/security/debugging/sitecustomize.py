@@ -1,4 +1,4 @@
-"""On the PYTHONPATH of a process: everything that it and its libraries log goes to standard error, debug level too."""
+"""On the PYTHONPATH of a process: logs everything of it and its libraries to standard error, including debug level."""
 
 import logging
 

@@ -145,12 +145,12 @@ def _session_id(request: web.Request) -> str:
 def _is_https(request: web.Request) -> bool:
     """Return whether the browser uses HTTPS, also behind a proxy. A forged header only loses its own cookie.
 
-    Of several proxies, the first one talks to the browser. The browser itself says it in the Origin of a form.
+    Of several proxies, the first one talks to the browser. The browser itself says it in the Origin of our own forms.
     """
     proxied = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip()
     forwarded = request.forwarded[0].get("proto", "") if request.forwarded else ""
-    origin = request.headers.get(hdrs.ORIGIN, "").partition("://")[0]
-    return request.secure or "https" in (proxied.lower(), forwarded.lower(), origin.lower())
+    ours = request.headers.get(hdrs.ORIGIN, "").lower() == f"https://{request.host.lower()}"
+    return request.secure or ours or "https" in (proxied.lower(), forwarded.lower())
 
 
 _STATIC: Final = {

@@ -12,7 +12,7 @@ from tests.harness.keys import IssuedKey, run_cli
 from tests.harness.redis import RedisServer
 from tests.harness.running import Sidecar, StartSidecar
 from tests.harness.waiting import until
-from tests.harness.wire import Connection
+from tests.harness.wire import Connection, request_bytes
 from tests.wire.forward_auth.asking import start_decider
 
 CONFIG = """
@@ -166,6 +166,24 @@ def test_readiness_tells_of_a_redis_that_only_workers_have_asked(start_sidecar: 
         with server.paused():
             until(told)
         until(lambda: not told())
+
+
+@pytest.mark.requirement("R1.3", "R3.1")
+def test_a_client_that_leaves_while_redis_is_asked_is_counted_once(start_sidecar: StartSidecar, tmp_path: Path) -> None:
+    with RedisServer(tmp_path, "--requirepass", PASSWORD) as server:
+        sidecar = start_sidecar(config_of(server, "leaving"), environ={"REDIS_PASSWORD": PASSWORD})
+        key = sidecar.keys.issue(scopes=("items:read",))
+        headers = [("Authorization", f"Bearer {key.text}")]
+        with sidecar.connect() as connection:
+            # The second one is known by its bytes.
+            assert [connection.ask("GET", "/month", headers).status for _ in range(2)] == [200, 200]
+            with server.paused():
+                connection.send(request_bytes("GET", "/month", headers))
+                until(lambda: sidecar.metric("sidecar_in_flight") == 1)
+                connection.close()
+                until(lambda: sidecar.metric("sidecar_in_flight") == 0)
+        assert sidecar.metric('sidecar_requests_total{code="499",method="GET",route="(none)"}') == 1
+        assert sidecar.ask("GET", "/month", key=key).header("X-RateLimit-Remaining") in ("96", "97")
 
 
 @pytest.mark.requirement("R3.1")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sidecar.cli.keys import keys_group
+from sidecar.cli.main import main
 from sidecar.core.apikey import KeyFormat
 from tests.harness import forks
 
@@ -51,7 +51,7 @@ def run(config: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def invoke(verb: str, *arguments: str, stdin: str | None = None, named: bool = True) -> Result:
         line = [verb, *(["-c", str(config)] if named else []), *arguments]
-        result = CliRunner().invoke(keys_group, line, input=stdin)
+        result = CliRunner().invoke(main, ["keys", *line], input=stdin)
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result
 
@@ -320,7 +320,7 @@ def test_a_pepper_that_is_missing_or_unfit_stops_issue(
 
 @pytest.mark.parametrize("verb", ["issue", "list", "show", "disable", "enable", "revoke"])
 def test_help_shows_an_example(verb: str) -> None:
-    shown = CliRunner().invoke(keys_group, [verb, "--help"]).stdout
+    shown = CliRunner().invoke(main, ["keys", verb, "--help"]).stdout
     assert f"sidecar keys {verb} -c sidecar.yaml" in shown.split("Example:")[1]
 
 

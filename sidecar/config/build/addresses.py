@@ -71,8 +71,6 @@ def check_addresses(document: Document, report: Report) -> None:
                 report.problem(at, f"is {taken} already")
             elif address.port or address.path:
                 used[address] = name
-            if (plain := _unmapped(address.host)) != address.host.lower():
-                report.problem(at, f"is an address of IPv4 in the form of IPv6: write {plain}:{address.port}")
     for at, upstream in _upstreams(document):
         own = next((name for name, addresses in listeners.items() if _leads_to(upstream, addresses)), None)
         if own is not None and report.sound(at):

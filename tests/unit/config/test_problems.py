@@ -33,10 +33,6 @@ WRONG = {
         "keys.max_age: must be a number with its unit, such as 500ms, 2s, 15m, 24h or 90d, or off",
     ),
     "a query parameter without a name": ("keys: {from: [{query: ''}]}", "keys.from[0].query: must not be empty"),
-    "a listener at a mapped address": (
-        "ops: '[::ffff:127.0.0.1]:9090'",
-        "4:6: ops: is an address of IPv4 in the form of IPv6: write 127.0.0.1:9090",
-    ),
     "an origin whose port no connection has": (
         "cors: {origins: ['https://a.test:65536']}",
         "4:18: cors.origins[0]: must have a port from 1 to 65535, or none",

@@ -43,6 +43,11 @@ class Unavailable(Exception):
         super().__init__(problem)
         self.cause: Cause = cause
 
+    @classmethod
+    def of(cls, cause: Cause, error: BaseException) -> "Unavailable":
+        """With the words of `error` in one line of bounded length."""
+        return cls(cause, " ".join(str(error).split())[:300] or type(error).__name__)
+
 
 class RemoteStatistics:
     """What happened since the start."""

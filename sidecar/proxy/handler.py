@@ -117,7 +117,7 @@ class PendingResponse(ResponseWaiter, Pending):
 
 
 class PendingDecision(Pending):
-    """The decision on a request of the shorter way, where the limiter has to be waited for."""
+    """The decision on a request of the shorter path, if the limiter must be awaited."""
 
     __slots__ = ("_exchange", "_handler", "_task")
 
@@ -201,7 +201,7 @@ class Handler:
         return True
 
     def _respond_later(self, exchange: Exchange, snapshot: Snapshot, known: KnownRequest, bodies: BodyRules) -> bool:
-        """Begin to, where the limiter has to be waited for: a task ends with the decision."""
+        """Begin to respond, if the limiter must be awaited. The task ends with the decision."""
         decide = snapshot.gate.decide_later(known.head, known.understood)
         if decide is None:
             return False

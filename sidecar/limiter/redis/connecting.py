@@ -1,6 +1,6 @@
-"""Connections to the one server that holds the counts, and why there is none.
+"""Connections to the one server that holds the counts, and the reasons why there is none.
 
-Over a plain socket, with the parser of the client library alone: its own connections take ten microseconds a reply.
+Uses the client library's parser only: the library's own connections cost about ten microseconds a reply.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ Command = Sequence[str | int]
 
 
 class ScriptMissing(Exception):
-    """The server does not know the script: it has lost its scripts, or is another one. Nothing was taken."""
+    """The server does not know the script: it lost its scripts, or is another server. Nothing was taken."""
 
 
 class Server(asyncio.Protocol):
@@ -44,12 +44,12 @@ class Server(asyncio.Protocol):
             end(self._problem)
 
     def write(self, packed: bytes) -> None:
-        """Commands. What the kernel does not take waits here: for no longer than whoever asked waits for the reply."""
+        """Send commands. What the kernel does not accept yet is buffered, at most until the reply is overdue."""
         if self._transport is not None:
             self._transport.write(packed)
 
     async def ask(self, command: Command) -> Any:
-        """One command while nobody listens; its reply. Raises Unavailable and ScriptMissing."""
+        """Send one command while nothing else listens. Returns the reply. Raises Unavailable and ScriptMissing."""
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def take(answered: Any) -> None:
@@ -69,7 +69,7 @@ class Server(asyncio.Protocol):
         return answered
 
     def close(self) -> None:
-        """At once; what comes later comes to nobody."""
+        """Close at once. Later replies are discarded."""
         self._fail(Unavailable("connection", "it was closed"))
 
     # Callbacks of the transport.
@@ -85,10 +85,11 @@ class Server(asyncio.Protocol):
         except Unavailable as problem:
             self._fail(problem)
         except hiredis.HiredisError as error:
-            self._fail(Unavailable("connection", _words(error)))
+            self._fail(Unavailable.of("connection", error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(Unavailable("connection", _words(exc) if exc else "it closed the connection"))
+        closed = Unavailable("connection", "it closed the connection")
+        self._fail(closed if exc is None else Unavailable.of("connection", exc))
 
     def _fail(self, problem: Unavailable) -> None:
         if self._problem is None:
@@ -103,7 +104,7 @@ def _unexpected(reply: Any) -> None:
 
 
 def _ignore(problem: Unavailable) -> None:
-    """Whoever listens next is told."""
+    """The next call of `listen` reports the problem."""
 
 
 _CAUSES: Final[Mapping[str, Cause]] = {
@@ -125,17 +126,12 @@ _FULL: Final = "ERR max number of clients"
 
 
 def _checked(error: Exception) -> ScriptMissing:
-    """Raises Unavailable for any error but the one that leaves the connection in order."""
-    words = _words(error)
+    """Raises Unavailable for any error except the one after which the connection is still usable."""
+    words = str(error)
     code = words.partition(" ")[0]
     if code == "NOSCRIPT":
         return ScriptMissing(words)
-    raise Unavailable("connection" if words.startswith(_FULL) else _CAUSES.get(code, "script"), words)
-
-
-def _words(error: BaseException) -> str:
-    """One line of bounded length."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    raise Unavailable.of("connection" if words.startswith(_FULL) else _CAUSES.get(code, "script"), error)
 
 
 class Connector:
@@ -148,7 +144,7 @@ class Connector:
         self._url, self._ca = url, ca
         self._place: Callable[[], Awaitable[Host]] = self._named
         if url.kind != "server":
-            # It takes a tenth of a second and megabytes, and is for those who use it.
+            # Imported only if needed: it takes a tenth of a second and several megabytes.
             from sidecar.limiter.redis.discovery import place
 
             self._place = partial(place, url, key, ca=ca)
@@ -156,9 +152,9 @@ class Connector:
     async def connect(self) -> Server:
         try:
             server = await self._opened()
-        except (OSError, ValueError) as error:  # A name that is no host's raises UnicodeError.
+        except (OSError, ValueError) as error:  # An invalid host name raises UnicodeError.
             cause: Cause = "timeout" if isinstance(error, TimeoutError) else "connection"
-            raise Unavailable(cause, _words(error)) from None
+            raise Unavailable.of(cause, error) from None
         try:
             await self._greet(server)
         except BaseException:
@@ -171,7 +167,7 @@ class Connector:
         if url.path:
             return (await loop.create_unix_connection(Server, url.path))[1]
         host, port = await self._place()
-        # In a thread, because all authorities are read from the disk.
+        # In a thread, because this reads all certificate authorities from the disk.
         context = await asyncio.to_thread(_tls_context, self._ca) if url.tls else None
         return (await loop.create_connection(Server, host, port, ssl=context))[1]
 
@@ -190,7 +186,7 @@ async def _authenticate(server: Server, credentials: Sequence[str]) -> None:
     try:
         await server.ask(("AUTH", *credentials))
     except Unavailable as problem:
-        # Where no password is set, or the server is too old for users, the error begins with ERR.
+        # If the server has no password, or is too old for users, the error begins with ERR.
         raise Unavailable("auth", str(problem)) if problem.cause == "script" else problem from None
 
 

@@ -25,17 +25,17 @@ from sidecar.limiter.remote import Cause, Unavailable
 async def place(url: RedisUrl, key: str, *, ca: str) -> Host:
     """The server behind the sentinels, or the Cluster's node that holds `key` now. Raises Unavailable and OSError.
 
-    Where the key's slot moves, a reply says so, and all is asked anew. ca: as of Connector.
+    If the key's slot moves later, a reply says so, and the node is looked up again. ca: as for Connector.
     """
     try:
         options = _options(url, ca)
         return await (_master(url, options) if url.kind == "sentinel" else _node(url, key, options))
     except (RedisError, RedisClusterException) as error:
-        raise Unavailable(_cause_of(error), " ".join(str(error).split())[:300] or type(error).__name__) from None
+        raise Unavailable.of(_cause_of(error), error) from None
 
 
 def _options(url: RedisUrl, ca: str) -> dict[str, Any]:
-    """Without any time limit: whoever asks has one for all that is asked."""
+    """Without time limits: the caller has one for the whole lookup."""
     options: dict[str, Any] = {
         "username": url.username or None,
         "password": url.password or None,
@@ -52,7 +52,7 @@ def _options(url: RedisUrl, ca: str) -> dict[str, Any]:
 
 
 async def _master(url: RedisUrl, options: dict[str, Any]) -> Host:
-    """Sentinels take no password of the server's: they are asked without one."""
+    """Sentinels do not accept the server's password, so they are asked without one."""
     asked = {name: value for name, value in options.items() if name not in ("username", "password")}
     sentinel = Sentinel(url.hosts, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     try:

@@ -188,7 +188,7 @@ class Pipeline:
         self._server.write(b"".join(unsent))
 
     def _hand_out(self, reply: Any) -> None:
-        """Raises Unavailable for a reply that is none."""
+        """Raises Unavailable for a reply that is not one of the script, or that no command waits for."""
         if not self._in_flight:
             raise Unavailable("script", "it sent a reply that nobody asked for")
         asked = self._in_flight.popleft()
@@ -216,7 +216,7 @@ class Pipeline:
         self._watch = self._loop.call_at(due, self._check, due, graces)
 
     def _check(self, due: float, graces: int) -> None:
-        """Raise if the oldest command is overdue. A loop that was busy first gets some turns to read."""
+        """Fail if the oldest command is overdue. A loop that was busy first gets some turns to read."""
         self._watch = None
         if not self._in_flight:
             return
@@ -243,7 +243,7 @@ class Pipeline:
 
 
 async def probe(server: Server, script: Script, *, within: float) -> None:
-    """Loads the script, and takes once by it, `within` seconds. Raises Unavailable."""
+    """Load the script, and take once with it, `within` seconds. Raises Unavailable."""
     await server.ask(script.load)
     try:
         async with asyncio.timeout(within):
